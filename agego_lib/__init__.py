@@ -1,0 +1,1 @@
+"""AG-EgoPose: egocentric 3D human pose from a head-mounted fisheye camera."""

@@ -1,0 +1,195 @@
+"""The fisheye camera of EgoPW and SceneEgo (Scaramuzza's omnidirectional model) and the view a network sees.
+
+Camera frame: x right, y down, z forward along the optical axis, in metres.
+Pixels are (u, v) in the full image; whole numbers are pixel centres.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+class CalibrationError(ValueError):
+    """A calibration file that cannot be used; the message names the file and the field."""
+
+
+def _vector(raw, key, path, length=None):
+    try:
+        value = np.asarray(raw[key], dtype=np.float64)
+    except KeyError:
+        raise CalibrationError(f"{path}: no field '{key}'; expected an OCamCalib calibration JSON with it") from None
+    except (TypeError, ValueError):
+        raise CalibrationError(f"{path}: field '{key}' holds {raw[key]!r}; expected a list of numbers") from None
+    if value.ndim != 1 or not value.size or not np.isfinite(value).all() or (length and len(value) != length):
+        wanted = f"{length} finite numbers" if length else "a list of finite numbers"
+        raise CalibrationError(f"{path}: field '{key}' holds {raw[key]!r}; expected {wanted}")
+    return value
+
+
+@dataclass(frozen=True)
+class FisheyeCamera:
+    """Scaramuzza (OCamCalib) fisheye camera; the affine terms are ignored, as the data sets' own code does.
+
+    size: (width, height) px. centre: (cx, cy) px. c2w, w2c: polynomial coefficients, lowest order first.
+    radius: image circle's radius in px, or None where the calibration has none.
+    """
+
+    size: tuple
+    centre: tuple
+    c2w: tuple
+    w2c: tuple
+    radius: float | None = None
+
+    @classmethod
+    def from_json(cls, path):
+        """Read a calibration JSON. Raises CalibrationError naming the file and the field at fault."""
+        path = Path(path)
+        try:
+            raw = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise CalibrationError(f"{path}: no such calibration file; expected an OCamCalib JSON") from None
+        except (ValueError, OSError) as error:
+            raise CalibrationError(f"{path}: not readable as JSON ({error}); expected an OCamCalib JSON") from None
+        if not isinstance(raw, dict):
+            raise CalibrationError(f"{path}: holds a {type(raw).__name__}; expected a JSON object")
+        size = _vector(raw, "size", path, 2)
+        if (size <= 0).any():
+            raise CalibrationError(f"{path}: field 'size' holds {raw['size']!r}; expected width and height above 0")
+        try:
+            centre = float(raw["intrinsic"][0][2]), float(raw["intrinsic"][1][2])
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise CalibrationError(
+                f"{path}: field 'intrinsic' gives no principal point; expected a matrix with [0][2] and [1][2] in px"
+            ) from None
+        if not np.isfinite(centre).all():
+            raise CalibrationError(f"{path}: principal point {centre} in 'intrinsic'; expected finite numbers")
+        radius = raw.get("imageCircleRadius")
+        if radius is not None and not (isinstance(radius, int | float) and np.isfinite(radius) and radius > 0):
+            raise CalibrationError(f"{path}: field 'imageCircleRadius' holds {radius!r}; expected px above 0")
+        return cls(
+            size=(int(size[0]), int(size[1])),
+            centre=centre,
+            c2w=tuple(_vector(raw, "polynomialC2W", path)),
+            w2c=tuple(_vector(raw, "polynomialW2C", path)),
+            radius=None if radius is None else float(radius),
+        )
+
+    def to_json(self):
+        """The calibration as JSON text that `from_json` and the data sets' own code read."""
+        return json.dumps(
+            {
+                "size": list(self.size),
+                "intrinsic": [[1, 0, self.centre[0], 0], [0, 1, self.centre[1], 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+                "imageCircleRadius": self.radius,
+                "polynomialC2W": list(self.c2w),
+                "polynomialW2C": list(self.w2c),
+                "affine": [1.0, 0.0, 0.0],
+            },
+            indent=2,
+        )
+
+    def scaled(self, factor):
+        """The same lens on an image resized by `factor` in both directions."""
+        width, height = (round(side * factor) for side in self.size)
+        return replace(
+            self,
+            size=(width, height),
+            centre=tuple((c + 0.5) * factor - 0.5 for c in self.centre),
+            c2w=tuple(a * factor ** (1 - i) for i, a in enumerate(self.c2w)),
+            w2c=tuple(b * factor for b in self.w2c),
+            radius=None if self.radius is None else self.radius * factor,
+        )
+
+    def project(self, points):
+        """Points (..., 3) in metres -> pixels (..., 2) in the full image.
+
+        A point on the optical axis (r = 0, z > 0) gives the principal point. Where no direction is defined
+        (the camera's own centre, or the axis behind it) and for NaN points the pixel is NaN.
+        """
+        points = np.asarray(points, dtype=np.float64)
+        x, y, z = points[..., 0], points[..., 1], points[..., 2]
+        r = np.hypot(x, y)
+        rho = np.polynomial.polynomial.polyval(np.arctan2(-z, r), self.w2c)
+        on_axis = r == 0
+        scale = rho / np.where(on_axis, 1.0, r)
+        scale = np.where(on_axis & ~(z > 0), np.nan, scale)
+        return np.stack([x * scale + self.centre[0], y * scale + self.centre[1]], axis=-1)
+
+    def unproject(self, pixels, distance):
+        """Pixels (..., 2) and distances along the ray (...) in metres (not depths along z) -> points (..., 3)."""
+        pixels = np.asarray(pixels, dtype=np.float64)
+        x, y = pixels[..., 0] - self.centre[0], pixels[..., 1] - self.centre[1]
+        z = -np.polynomial.polynomial.polyval(np.hypot(x, y), self.c2w)
+        ray = np.stack([x, y, z], axis=-1)
+        return ray / np.linalg.norm(ray, axis=-1, keepdims=True) * np.asarray(distance, dtype=np.float64)[..., None]
+
+    def in_image(self, pixels):
+        """Whether pixels (..., 2) lie inside the image and, where the calibration has one, its circle -> bool (...)."""
+        pixels = np.asarray(pixels, dtype=np.float64)
+        u, v = pixels[..., 0], pixels[..., 1]
+        inside = (u >= -0.5) & (v >= -0.5) & (u < self.size[0] - 0.5) & (v < self.size[1] - 0.5)
+        if self.radius is not None:
+            inside &= np.hypot(u - self.centre[0], v - self.centre[1]) <= self.radius
+        return inside
+
+
+@dataclass(frozen=True)
+class InputView:
+    """How a full image becomes the square that a network sees, and how pixels go with it.
+
+    full_size: (width, height) px of the calibration. size: side of the square in px.
+    crop: "none" squeezes the whole image (the authors' release), "square" takes the central square first (SceneEgo).
+    """
+
+    full_size: tuple
+    size: int = 256
+    crop: str = "none"
+
+    def __post_init__(self):
+        if self.crop not in ("none", "square"):
+            raise ValueError(f"crop {self.crop!r}; expected 'none' or 'square'")
+
+    @property
+    def _box(self):
+        width, height = self.full_size
+        if self.crop == "none":
+            return 0, 0, width, height
+        side = min(width, height)
+        return (width - side) // 2, (height - side) // 2, side, side
+
+    def apply(self, image):
+        """Full image (H, W, 3), or one already cropped to the central square, -> (size, size, 3), same dtype.
+
+        Raises ValueError where the image has neither the calibration's size nor that of its central square.
+        """
+        width, height = self.full_size
+        side = min(width, height)
+        found = image.shape[1], image.shape[0]
+        if found == (side, side) and found != self.full_size:
+            # Some SceneEgo frames are stored cropped; black where the full frame would go on.
+            left, top = (width - side) // 2, (height - side) // 2
+            full = np.zeros((height, width, *image.shape[2:]), image.dtype)
+            full[top : top + side, left : left + side] = image
+            image = full
+        elif found != tuple(self.full_size):
+            raise ValueError(
+                f"image of {found[0]}x{found[1]} px; expected the calibration's {width}x{height} "
+                f"or its central square {side}x{side}"
+            )
+        x, y, w, h = self._box
+        return cv2.resize(image[y : y + h, x : x + w], (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+    def to_view(self, pixels, size=None):
+        """Full-image pixels (..., 2) -> pixels of the view, or of maps of another side `size` over the same view."""
+        x, y, w, h = self._box
+        size = size or self.size
+        return (np.asarray(pixels, dtype=np.float64) + 0.5 - (x, y)) * (size / w, size / h) - 0.5
+
+    def to_full(self, pixels, size=None):
+        """Pixels of the view (or of maps of side `size`) (..., 2) -> full-image pixels."""
+        x, y, w, h = self._box
+        size = size or self.size
+        return (np.asarray(pixels, dtype=np.float64) + 0.5) * (w / size, h / size) - 0.5 + (x, y)

@@ -1,0 +1,29 @@
+"""Data sets: readers of the published layouts, the suite's own prepared store, and windows over it."""
+
+from agego_lib.datasets.egopw import read_egopw
+from agego_lib.datasets.preparation import prepare_dataset
+from agego_lib.datasets.prepared import PreparedSequence, read_prepared, write_prepared
+from agego_lib.datasets.safe_pickle import DamagedPickleError, UnsafePickleError
+from agego_lib.datasets.sceneego import read_sceneego
+from agego_lib.datasets.sequence import DatasetError, Sequence
+from agego_lib.datasets.splits import check_disjoint, read_split
+from agego_lib.datasets.windows import FrameDataset, WindowDataset, segments, window_starts
+
+__all__ = [
+    "DamagedPickleError",
+    "DatasetError",
+    "FrameDataset",
+    "PreparedSequence",
+    "Sequence",
+    "UnsafePickleError",
+    "WindowDataset",
+    "check_disjoint",
+    "prepare_dataset",
+    "read_egopw",
+    "read_prepared",
+    "read_sceneego",
+    "read_split",
+    "segments",
+    "window_starts",
+    "write_prepared",
+]

@@ -1,0 +1,256 @@
+"""The suite's own store: one HDF5 file a sequence, with frames as the network sees them and all their labels."""
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from agego_lib.camera import FisheyeCamera, InputView
+from agego_lib.datasets.sequence import DatasetError
+
+FORMAT = "ag-egopose prepared sequence"
+VERSION = 1
+SPLITS_FILE = "splits.json"
+_PREPARE_AGAIN = "prepare the data again (prepare_dataset, or `dvc repro prepare`)"
+
+
+def _decode(path):
+    """A JPEG file as BGR uint8 (H, W, 3). Raises ValueError with the reason where it cannot be used whole."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"not readable: {error.strerror}") from None
+    # Decoders fill what is missing of a cut file with grey and go on; its end marker tells. Within the compressed
+    # data these two bytes cannot occur, and a few bytes of padding may follow them.
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("not a JPEG")
+    if b"\xff\xd9" not in data[-64:]:
+        raise ValueError("truncated JPEG: no end marker")
+    try:
+        # The labels are in the pixels as stored, whatever orientation a tag may ask for.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError("JPEG does not decode")
+    return image
+
+
+def _encode_frames(sequence, view, quality, progress):
+    """-> (indices of the frames that can be used, their JPEG bytes in the view, name -> reason for the others)."""
+    kept, encoded, skipped = [], [], {}
+    for index, path in enumerate(sequence.frame_paths):
+        try:
+            image = _decode(path)
+            try:
+                image = view.apply(image)
+            except ValueError as error:
+                raise ValueError(f"wrong size: {error}") from None
+            done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            if not done:
+                raise OSError(f"{path}: OpenCV could not encode the frame's view as JPEG")
+        except ValueError as error:
+            skipped[path.name] = str(error)
+        else:
+            kept.append(index)
+            encoded.append(data.reshape(-1))
+            if progress is not None:
+                progress(1)
+    return np.array(kept, dtype=np.int64), encoded, skipped
+
+
+def write_prepared(path, sequence, camera, view, quality=95, progress=None):
+    """Write one Sequence as a prepared HDF5 file -> {"frames": number written, "skipped": {frame name: reason}}.
+
+    Each frame is decoded, passed through `view` (an InputView) and stored as JPEG of that `quality`. Frames that do
+    not decode whole or have another size than the calibration's are skipped, along with those skipped on reading.
+    `progress`, where given, is called with 1 for each frame encoded. The file appears under its name only when complete.
+    Raises DatasetError where no frame is left.
+    """
+    path = Path(path)
+    kept, encoded, skipped = _encode_frames(sequence, view, quality, progress)
+    skipped = {**sequence.skipped, **skipped}
+    if not len(kept):
+        first = next((f" (first: {p.name}: {skipped[p.name]})" for p in sequence.frame_paths), "")
+        raise DatasetError(
+            f"{sequence.name}: none of its {len(sequence)} frames can be used{first}; "
+            "check the frames and that the calibration is this camera's"
+        )
+    pixels = np.asarray(sequence.joints_2d, dtype=np.float32)[kept]
+    in_image = camera.in_image(pixels) if sequence.in_image is None else np.asarray(sequence.in_image, bool)[kept]
+    actions = [sequence.actions[i] for i in kept] if sequence.actions is not None else [None] * len(kept)
+    action_names = sorted({action for action in actions if action is not None})
+    attributes = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": sequence.dataset,
+        "name": sequence.name,
+        "actor": sequence.actor,
+        "calibration": camera.to_json(),
+        "view": json.dumps({"full_size": list(view.full_size), "size": view.size, "crop": view.crop}),
+        "labelled_actions": sequence.actions is not None,
+    }
+    arrays = {
+        "jpeg": np.concatenate(encoded),
+        "offsets": np.cumsum([0] + [len(data) for data in encoded], dtype=np.int64),
+        "joints_3d": np.asarray(sequence.joints_3d, dtype=np.float32)[kept],
+        "joints_2d": pixels,
+        "frame_numbers": np.asarray(sequence.frame_numbers, dtype=np.int64)[kept],
+        "action": np.array([-1 if a is None else action_names.index(a) for a in actions], dtype=np.int32),
+        "in_image": in_image,
+    }
+    if sequence.hidden is not None:
+        arrays["hidden"] = np.asarray(sequence.hidden, dtype=bool)[kept]
+    texts = {"frame_names": [sequence.frame_paths[i].name for i in kept], "action_names": action_names}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with h5py.File(partial, "w") as file:
+            file.attrs.update(attributes)
+            for key, value in arrays.items():
+                file.create_dataset(key, data=value)
+            for key, value in texts.items():
+                file.create_dataset(key, data=value, shape=(len(value),), dtype=h5py.string_dtype())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {"frames": len(kept), "skipped": skipped}
+
+
+class PreparedSequence:
+    """N frames of a prepared file. Its labels are read on first use; each process opens the file for itself.
+
+    Raises DatasetError, on opening, for a file that is missing, no prepared sequence, or of another version.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._file = self._process = None
+        with self._open() as file:
+            form, version = file.attrs.get("format"), file.attrs.get("version")
+            if (form, version) != (FORMAT, VERSION):
+                found = f"version {version}" if form == FORMAT else f"format {form!r}"
+                raise DatasetError(f"{self.path}: {found}; expected {FORMAT!r}, version {VERSION}; {_PREPARE_AGAIN}")
+            try:
+                self.name, self.actor, self.dataset = (str(file.attrs[key]) for key in ("name", "actor", "dataset"))
+                calibration, view = (json.loads(file.attrs[key]) for key in ("calibration", "view"))
+                self._labelled_actions = bool(file.attrs["labelled_actions"])
+                self._length = len(file["frame_numbers"])
+            except (KeyError, OSError, ValueError) as error:
+                raise DatasetError(f"{self.path}: not a whole prepared sequence ({error}); {_PREPARE_AGAIN}") from None
+        centre = tuple(row[2] for row in calibration["intrinsic"][:2])
+        polynomials = (tuple(calibration[key]) for key in ("polynomialC2W", "polynomialW2C"))
+        self.camera = FisheyeCamera(tuple(calibration["size"]), centre, *polynomials, calibration["imageCircleRadius"])
+        self.view = InputView(tuple(view["full_size"]), view["size"], view["crop"])
+
+    def _open(self):
+        try:
+            return h5py.File(self.path, "r")
+        except FileNotFoundError:
+            raise DatasetError(f"{self.path}: no such prepared sequence; {_PREPARE_AGAIN}") from None
+        except OSError as error:
+            raise DatasetError(f"{self.path}: not readable as HDF5 ({error}); {_PREPARE_AGAIN}") from None
+
+    @property
+    def _store(self):
+        # An HDF5 handle cannot be shared with a forked process, which would move the parent's file position.
+        if self._file is None or self._process != os.getpid():
+            self._file, self._process = self._open(), os.getpid()
+        return self._file
+
+    def __getstate__(self):
+        return {**self.__dict__, "_file": None, "_process": None}
+
+    def __len__(self):
+        return self._length
+
+    def __repr__(self):
+        return f"PreparedSequence({self.name!r}, {len(self)} frames, {self.path})"
+
+    def close(self):
+        """Close the file; it opens again when needed."""
+        if self._file is not None and self._process == os.getpid():
+            self._file.close()
+        self._file = None
+
+    @cached_property
+    def joints_3d(self):
+        """(N, 15, 3) float32, metres, camera frame."""
+        return self._store["joints_3d"][:]
+
+    @cached_property
+    def joints_2d(self):
+        """(N, 15, 2) float32, px in the full image; NaN where a joint has no label."""
+        return self._store["joints_2d"][:]
+
+    def joints_view(self, size=None):
+        """(N, 15, 2) float32, px in the view, or in maps of side `size` over the same view."""
+        return self.view.to_view(self.joints_2d, size).astype(np.float32)
+
+    @cached_property
+    def frame_numbers(self):
+        """(N,) int64, ascending."""
+        return self._store["frame_numbers"][:]
+
+    @cached_property
+    def frame_names(self):
+        """N file names of the frames in the data set."""
+        return self._store["frame_names"].asstr()[:].tolist()
+
+    @cached_property
+    def actions(self):
+        """N action names, None for a frame of unknown action; None where the sequence has no action labels."""
+        if not self._labelled_actions:
+            return None
+        names = [*self._store["action_names"].asstr()[:].tolist(), None]
+        return [names[index] for index in self._store["action"][:]]
+
+    @cached_property
+    def in_image(self):
+        """(N, 15) bool: joint within the image and its circle."""
+        return self._store["in_image"][:]
+
+    @cached_property
+    def hidden(self):
+        """(N, 15) bool: joint hidden by the body, or None where unknown."""
+        return self._store["hidden"][:] if "hidden" in self._store else None
+
+    @cached_property
+    def _offsets(self):
+        return self._store["offsets"][:]
+
+    def images(self, indices):
+        """Frames of the view at `indices` (n whole numbers, or a slice) -> (n, size, size, 3) uint8 RGB.
+
+        Raises IndexError outside the sequence and DatasetError where the stored bytes do not decode.
+        """
+        indices = np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)]
+        images = np.empty((len(indices), self.view.size, self.view.size, 3), np.uint8)
+        jpeg = self._store["jpeg"]
+        for image, index in zip(images, indices, strict=True):
+            frame = cv2.imdecode(jpeg[self._offsets[index] : self._offsets[index + 1]], cv2.IMREAD_COLOR)
+            if frame is None or frame.shape != image.shape:
+                raise DatasetError(f"{self.path}: frame {index} does not decode; {_PREPARE_AGAIN}")
+            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=image)
+        return images
+
+
+def read_prepared(folder, split):
+    """The sequences of a split ("train" or "test") of a folder that `prepare_dataset` wrote -> list.
+
+    Raises DatasetError for a folder that is not prepared, or not completely, and for an unknown split.
+    """
+    path = Path(folder) / SPLITS_FILE
+    try:
+        splits = json.loads(path.read_text())["splits"]
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: missing, so {folder} is not completely prepared; {_PREPARE_AGAIN}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: not readable as the list of splits ({error}); {_PREPARE_AGAIN}") from None
+    if split not in splits:
+        raise DatasetError(f"{path}: no split {split!r}; expected one of {', '.join(splits)}")
+    return [PreparedSequence(Path(folder) / name) for name in splits[split]]

@@ -1,0 +1,253 @@
+"""A sequence as read from a data set in its published layout, and what both readers share."""
+
+import csv
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from agego_lib.datasets import safe_pickle
+from agego_lib.skeleton import NUM_JOINTS
+
+# A frame without a label is within the layouts; every other reason for skipping one is a fault.
+NO_ANNOTATION = "no annotation"
+
+
+class DatasetError(ValueError):
+    """A fault of a whole sequence, split or store; the message names the file, what was found, what to do."""
+
+
+class FrameError(ValueError):
+    """Why one frame cannot be used."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """N usable frames of one recording, sorted by frame number.
+
+    name: unique within a split. actor: who wears the camera. frame_paths: N paths. frame_numbers: (N,) int64.
+    joints_3d: (N, 15, 3) float32, metres, camera frame. joints_2d: (N, 15, 2) float32, px in the full image.
+    actions: N names, None where a frame's action is unknown; None where there are no labels.
+    in_image, hidden: (N, 15) bool, or None where unknown. skipped: frame name -> reason. dataset: "egopw", "sceneego".
+    """
+
+    name: str
+    actor: str
+    frame_paths: list
+    frame_numbers: np.ndarray
+    joints_3d: np.ndarray
+    joints_2d: np.ndarray
+    actions: list | None = None
+    in_image: np.ndarray | None = None
+    hidden: np.ndarray | None = None
+    skipped: dict = field(default_factory=dict)
+    dataset: str = ""
+
+    def __len__(self):
+        return len(self.frame_paths)
+
+    @property
+    def frame_names(self):
+        return [path.name for path in self.frame_paths]
+
+
+def reason_kind(reason):
+    """The part of a reason that frames with the same fault share."""
+    return reason.split(":")[0]
+
+
+def frame_number(name):
+    """Number of a frame from its base name `img_%06d.jpg`. Raises FrameError for any other name, paths included."""
+    match = re.fullmatch(r"img_([0-9]{6,12})\.jpg", name) if isinstance(name, str) else None
+    if match is None or f"img_{int(match[1]):06d}.jpg" != name:
+        found = repr(name[:80]) if isinstance(name, str) else f"a {type(name).__name__}"
+        raise FrameError(f"image_name is not of the form img_%06d.jpg: {found}")
+    return int(match[1])
+
+
+def _has_shape(value, shape):
+    if isinstance(value, np.ndarray):
+        return value.shape == shape and value.dtype.kind in "fiu"
+    if not shape:
+        return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return isinstance(value, list | tuple) and len(value) == shape[0] and all(_has_shape(v, shape[1:]) for v in value)
+
+
+def joint_array(value, dims, what):
+    """An annotation's (15, dims) numbers as float64. Raises FrameError naming `what` where they have another shape."""
+    shape = (NUM_JOINTS, dims)
+    if not _has_shape(value, shape):
+        if isinstance(value, np.ndarray):
+            found = f"{value.dtype} array of shape {value.shape}"
+        else:
+            found = f"{type(value).__name__} of another shape"
+        raise FrameError(f"{what} is a {found}, not {shape} numbers")
+    return np.array(value, dtype=np.float64)
+
+
+def pose_array(value, what):
+    """A (15, 3) pose in metres as float64. Raises FrameError for None, other shapes, NaN and infinite values."""
+    if value is None:
+        raise FrameError(f"{what} is None")
+    pose = joint_array(value, 3, what)
+    if not np.isfinite(pose).all():
+        raise FrameError(f"{what} holds NaN or infinite values")
+    return pose
+
+
+def load_annotations(directory, names):
+    """List of annotations in the first of `names` that exists -> (path, list). Raises DatasetError."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DatasetError(f"{directory}: no such sequence directory; check the data set's root and the split list")
+    path = next((directory / name for name in names if (directory / name).is_file()), None)
+    if path is None:
+        raise DatasetError(f"{directory}: no annotation file; expected {' or '.join(names)} in it. Download it again")
+    try:
+        entries = safe_pickle.load(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: not readable ({error}); check the file's permissions and the disk") from None
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
+    if not isinstance(entries, list) or not entries:
+        found = "an empty list" if isinstance(entries, list) else f"a {type(entries).__name__}"
+        raise DatasetError(f"{path}: holds {found}; expected a list of dicts, one a frame. Download it again")
+    return path, entries
+
+
+def _frames_on_disk(directory):
+    """Frame number -> (path, size in bytes) of the frames under imgs/."""
+    folder = Path(directory) / "imgs"
+    frames = {}
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                try:
+                    number = frame_number(entry.name)
+                except FrameError:
+                    continue  # not a frame: the layouts name every frame so
+                if entry.is_file():
+                    frames[number] = folder / entry.name, entry.stat().st_size
+    except OSError as error:
+        raise DatasetError(f"{folder}: not readable ({error}); expected the frames img_%06d.jpg there") from None
+    return frames
+
+
+def build_sequence(directory, dataset, name, actor, source, entries, number_of, joints_of):
+    """The usable annotations of one sequence, joined with the frames on disk -> Sequence.
+
+    source: the annotation file. number_of(entry) -> frame number and joints_of(entry) -> ((15, 3) m, (15, 2) px)
+    raise FrameError for an annotation that cannot be used. The first annotation of a frame counts.
+    Raises DatasetError where no frame is usable.
+    """
+    on_disk = _frames_on_disk(directory)
+    skipped, used, seen = {}, {}, set()
+    for index, entry in enumerate(entries):
+        given = entry.get("image_name") if isinstance(entry, dict) else None
+        label = given[:200] if isinstance(given, str) else f"annotation {index}"
+        try:
+            if not isinstance(entry, dict):
+                raise FrameError(f"annotation is a {type(entry).__name__}, not a dict")
+            number = number_of(entry)
+            label = f"img_{number:06d}.jpg"
+            if number in seen:
+                label += f" (annotation {index})"
+                raise FrameError("repeated annotation: the frame's first one counts")
+            seen.add(number)
+            if number not in on_disk:
+                raise FrameError("missing on disk")
+            path, size = on_disk[number]
+            if not size:
+                raise FrameError("empty file")
+            used[number] = path, *joints_of(entry)
+        except FrameError as error:
+            skipped[label if label not in skipped else f"{label} (annotation {index})"] = str(error)
+    for number in sorted(on_disk.keys() - seen):
+        skipped.setdefault(on_disk[number][0].name, NO_ANNOTATION)
+    if not used:
+        counts = Counter(reason_kind(reason) for reason in skipped.values())
+        why = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(5))
+        raise DatasetError(
+            f"{source}: no usable frame among {len(entries)} annotations and {len(on_disk)} frames on disk ({why}); "
+            "expected frames img_%06d.jpg under imgs/ with finite poses. Check that both are from the same release"
+        )
+    numbers = sorted(used)
+    paths, poses, pixels = zip(*(used[number] for number in numbers), strict=True)
+    names = [path.name for path in paths]
+    in_image, hidden = read_visibility(directory, names)
+    return Sequence(
+        name=name,
+        actor=actor,
+        frame_paths=list(paths),
+        frame_numbers=np.array(numbers, dtype=np.int64),
+        joints_3d=np.stack(poses).astype(np.float32),
+        joints_2d=np.stack(pixels).astype(np.float32),
+        actions=read_actions(directory, names),
+        in_image=in_image,
+        hidden=hidden,
+        skipped=skipped,
+        dataset=dataset,
+    )
+
+
+def read_actions(directory, frame_names):
+    """Action of each frame from the optional `actions.csv` (header `frame,action`) -> list of str or None, or None.
+
+    `frame` is the frame's file name. Raises DatasetError for another header or two actions for one frame.
+    """
+    path = Path(directory) / "actions.csv"
+    if not path.is_file():
+        return None
+    actions = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            header = [cell.strip() for cell in next(rows, [])]
+            if header != ["frame", "action"]:
+                raise DatasetError(f"{path}: header {header}; expected 'frame,action'. Correct it or remove the file")
+            for row in rows:
+                if not row:
+                    continue
+                if len(row) != 2:
+                    raise DatasetError(f"{path}, line {rows.line_num}: {len(row)} cells; expected frame,action")
+                frame, action = (cell.strip() for cell in row)
+                if actions.setdefault(frame, action) != action:
+                    raise DatasetError(f"{path}, line {rows.line_num}: a second action for {frame}; expected one")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: not readable as UTF-8 CSV ({error}); correct it or remove the file") from None
+    return [actions.get(name) or None for name in frame_names]
+
+
+def read_visibility(directory, frame_names):
+    """(in_image, hidden), each (N, 15) bool or None, from the optional `visibility.npz`.
+
+    Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
+    Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
+    """
+    path = Path(directory) / "visibility.npz"
+    if not path.is_file():
+        return None, None
+    try:
+        with np.load(path, allow_pickle=False) as store:
+            arrays = {key: store[key] for key in ("frame_names", "in_image", "hidden") if key in store}
+    except Exception as error:  # a damaged zip makes NumPy raise nearly anything
+        raise DatasetError(f"{path}: not readable as NPZ ({error}); write it again or remove it") from None
+    names = arrays.pop("frame_names", None)
+    if names is None or names.ndim != 1 or names.dtype.kind not in "US":
+        raise DatasetError(f"{path}: no list of names in 'frame_names'; write it again or remove it")
+    for key, value in arrays.items():
+        if value.shape != (len(names), NUM_JOINTS) or value.dtype.kind not in "biu":
+            raise DatasetError(
+                f"{path}: '{key}' is {value.dtype} of shape {value.shape}; expected bool ({len(names)}, {NUM_JOINTS})"
+            )
+    rows = {str(name): row for row, name in enumerate(names.astype(str))}
+    missing = [name for name in frame_names if name not in rows]
+    if missing:
+        raise DatasetError(
+            f"{path}: nothing about {missing[0]} and {len(missing) - 1} more; write it again or remove it"
+        )
+    order = [rows[name] for name in frame_names]
+    return tuple(arrays[key][order].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))

@@ -1,0 +1,134 @@
+"""Prepared sequences as PyTorch data sets: windows of T frames (Sec. 4.1: T = 64, stride 32) and single frames."""
+
+from bisect import bisect_right
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+def window_starts(n, length, stride):
+    """Starts of the windows of `length` frames that cover 0..n-1, ascending.
+
+    The last window ends with the run. A run shorter than `length` gets one window, to be padded; an empty one none.
+    Raises ValueError for a stride that would leave frames out.
+    """
+    if not 1 <= stride <= length:
+        raise ValueError(f"stride {stride} with windows of {length} frames; expected 1 <= stride <= length")
+    if n <= length:
+        return [0] if n > 0 else []
+    starts = list(range(0, n - length + 1, stride))
+    if starts[-1] + length < n:
+        starts.append(n - length)
+    return starts
+
+
+def segments(frame_numbers, max_gap):
+    """Runs without a hole: [start, stop) index pairs, cut where more than `max_gap` frame numbers in a row are missing.
+
+    frame_numbers: (N,) ascending.
+    """
+    numbers = np.asarray(frame_numbers)
+    if not len(numbers):
+        return []
+    cuts = np.flatnonzero(np.diff(numbers) - 1 > max_gap) + 1
+    edges = [0, *cuts.tolist(), len(numbers)]
+    return list(pairwise(edges))
+
+
+def _padded(values, length):
+    # Always a copy: whoever changes an item in place must not change the sequence.
+    padded = np.zeros((length, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return torch.from_numpy(padded)
+
+
+class WindowDataset(Dataset):
+    """Windows of T = `length` frames over prepared sequences; none spans a hole of more than `max_gap` frame numbers.
+
+    An item: `images` (T, 3, S, S) uint8 RGB, `joints_3d` (T, 15, 3) float32 m, `joints_2d` (T, 15, 2) float32 px in
+    the view, `action` (T,) int64, index into `action_names` or -1, `mask` (T,) bool, False for padding,
+    `sequence` int, `frames` (T,) int64, indices in the sequence. Padding is zeros, and -1 in `action` and `frames`.
+    source: where given, `source.read(sequence index, frame indices)` -> dict of arrays (n, ...), such as cached
+    features, which stand in the item in place of `images`.
+    action_names: given for a data set that must share another's indices, else collected from the sequences, sorted.
+    """
+
+    def __init__(self, sequences, length=64, stride=32, max_gap=10, source=None, action_names=None):
+        self.sequences = list(sequences)
+        self.length = length
+        self.source = source
+        if action_names is None:
+            action_names = sorted({a for s in self.sequences for a in s.actions or () if a is not None})
+        self.action_names = list(action_names)
+        index = {name: i for i, name in enumerate(self.action_names)}
+        self._joints_2d = [sequence.joints_view() for sequence in self.sequences]
+        self._actions = [
+            np.array([index.get(a, -1) for a in s.actions or [None] * len(s)], dtype=np.int64) for s in self.sequences
+        ]
+        # (sequence, start, stop) of each window
+        self.windows = [
+            (number, first + start, min(first + start + length, stop))
+            for number, sequence in enumerate(self.sequences)
+            for first, stop in segments(sequence.frame_numbers, max_gap)
+            for start in window_starts(stop - first, length, stride)
+        ]
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, item):
+        number, start, stop = self.windows[item]
+        sequence, frames = self.sequences[number], np.arange(start, stop)
+        if self.source is None:
+            inputs = {"images": sequence.images(frames).transpose(0, 3, 1, 2)}
+        else:
+            inputs = self.source.read(number, frames)
+        mask = torch.arange(self.length) < stop - start
+        arrays = {
+            **inputs,
+            "joints_3d": sequence.joints_3d[start:stop],
+            "joints_2d": self._joints_2d[number][start:stop],
+            "action": self._actions[number][start:stop],
+            "frames": frames,
+        }
+        result = {key: _padded(value, self.length) for key, value in arrays.items()}
+        for key in ("action", "frames"):
+            result[key][~mask] = -1
+        return {**result, "mask": mask, "sequence": number}
+
+
+class FrameDataset(Dataset):
+    """Every frame of prepared sequences by itself, for the heatmap network.
+
+    An item: `image` (3, S, S) uint8 RGB, `joints` (15, 2) float32, px in that image (NaN where a joint has no label),
+    `sequence` int, `frame` int, its index in the sequence. size: S, by default that of the prepared view.
+    """
+
+    def __init__(self, sequences, size=None):
+        self.sequences = list(sequences)
+        self.size = size
+        self._joints = [sequence.joints_view(size) for sequence in self.sequences]
+        self._ends = np.cumsum([len(joints) for joints in self._joints], dtype=np.int64).tolist()
+
+    def __len__(self):
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, item):
+        if item < 0:
+            item += len(self)
+        if not 0 <= item < len(self):
+            raise IndexError(f"frame {item} of {len(self)}")
+        number = bisect_right(self._ends, item)
+        frame = item - self._ends[number] + len(self._joints[number])
+        image = self.sequences[number].images([frame])[0]
+        if self.size is not None and image.shape[0] != self.size:
+            image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "joints": torch.from_numpy(self._joints[number][frame].copy()),
+            "sequence": number,
+            "frame": frame,
+        }

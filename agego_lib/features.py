@@ -1,0 +1,103 @@
+"""Frozen features, computed once: heatmaps (Sec. 3.1) and the output of ResNet's layer3 (Sec. 3.2) of every frame.
+
+Both networks are frozen in pose training, so their outputs are the same in every epoch and in every window.
+"""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from agego_lib.images import to_tensor
+from agego_lib.progress import bar
+
+
+class FeatureError(ValueError):
+    """A feature store that is missing or does not fit the prepared sequences; the message says what to run."""
+
+
+def feature_file(folder, sequence):
+    """Where the features of one prepared sequence lie."""
+    return Path(folder) / sequence.dataset / (sequence.name.replace("/", "__") + ".h5")
+
+
+def estimate_gb(model, sequences):
+    """Size of the float16 features of all frames, in 10^9 bytes, from one frame's."""
+    frozen = model.frozen_features(to_tensor(sequences[0].images([0])))
+    return sum(value[0].numel() for value in frozen.values()) * 2 * sum(len(s) for s in sequences) / 1e9
+
+
+def store_features(folder, model, sequences, limit_gb, batch_size=64):
+    """Compute and store the frozen features of prepared sequences, unless they would take more than `limit_gb`.
+
+    model: AGEgoPose, of which only the frozen networks run. Writes one HDF5 file a sequence (float16) and
+    `features.json`, which says whether features are stored and how large they are; returns its content.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "frames": sum(len(s) for s in sequences),
+        "estimated_gb": round(estimate_gb(model, sequences), 4),
+        "limit_gb": limit_gb,
+    }
+    manifest["stored"] = manifest["estimated_gb"] <= limit_gb
+    if manifest["stored"]:
+        device = next(model.parameters()).device
+        with bar(manifest["frames"], "frozen features", "frame") as progress:
+            for sequence in sequences:
+                path = feature_file(folder, sequence)
+                path.parent.mkdir(exist_ok=True)
+                partial = path.with_suffix(".partial")
+                with h5py.File(partial, "w") as file:
+                    for start in range(0, len(sequence), batch_size):
+                        indices = np.arange(start, min(start + batch_size, len(sequence)))
+                        frozen = model.frozen_features(to_tensor(sequence.images(indices)).to(device))
+                        for name, value in frozen.items():
+                            if start == 0:
+                                file.create_dataset(name, (len(sequence), *value.shape[1:]), np.float16)
+                            file[name][indices[0] : indices[-1] + 1] = value.half().cpu().numpy()
+                        progress.update(len(indices))
+                partial.replace(path)
+    (folder / "features.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+class FeatureStore:
+    """Stored features of a list of prepared sequences, memory-mapped; safe to send to loader workers.
+
+    Raises FeatureError where a file is missing, or holds another number of frames than its sequence.
+    """
+
+    def __init__(self, folder, sequences):
+        self._places = [self._find(feature_file(folder, sequence), len(sequence)) for sequence in sequences]
+
+    @staticmethod
+    def _find(path, frames):
+        try:
+            with h5py.File(path, "r") as file:
+                # Contiguous data sets can be mapped by offset, which needs no HDF5 handle in each worker.
+                places = {name: (path, data.shape, data.id.get_offset()) for name, data in file.items()}
+        except OSError as error:
+            raise FeatureError(f"{path}: no readable features ({error}); run `dvc repro features`") from None
+        for name, (_, shape, _) in places.items():
+            if shape[0] != frames:
+                raise FeatureError(f"{path}: {name} of {shape[0]} frames, expected {frames}; run `dvc repro features`")
+        return places
+
+    def read(self, sequence, frames):
+        """Features of frames (T,) of one sequence -> dict of float16 arrays (T, ...)."""
+        return {
+            name: np.memmap(path, np.float16, "r", offset, shape)[frames]
+            for name, (path, shape, offset) in self._places[sequence].items()
+        }
+
+
+def open_features(folder, sequences):
+    """The FeatureStore of some sequences, or None where `features.json` says that they were too large to store."""
+    path = Path(folder) / "features.json"
+    try:
+        stored = json.loads(path.read_text())["stored"]
+    except (OSError, ValueError, KeyError) as error:
+        raise FeatureError(f"{path}: not readable ({error}); run `dvc repro features`") from None
+    return FeatureStore(folder, sequences) if stored else None

@@ -1,0 +1,118 @@
+"""Training losses: the heatmap loss (Eq. 1) and the pose losses of Sec. 3.4."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .skeleton import BONES, NUM_JOINTS
+
+# A bone shorter than this (metres) has no direction that a cosine could compare.
+MIN_BONE_LENGTH = 1e-6
+
+
+def _at_least_float32(tensor):
+    # Millimetres are lost in half precision, which mixed-precision training hands over.
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def heatmap_loss(logits, target, kind="bce", pos_weight=None):
+    """Heatmap loss, a mean over all pixels: Eq. 1, or the alternative of Table 6.
+
+    logits, target: the same shape (..., J, h, w); target in [0, 1]. kind: "bce" is BCEWithLogits; "mse" compares the
+    sigmoid of the logits with the target, so that both losses train the same quantity, the maps in [0, 1] that the
+    joint embedding reads. pos_weight: factor on the target's share of "bce" (None: 1, as in the paper).
+    Raises ValueError for shapes that differ, an unknown kind, or pos_weight with "mse".
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
+    logits, target = _at_least_float32(logits), _at_least_float32(target)
+    if kind == "bce":
+        weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=logits.dtype, device=logits.device)
+        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    if kind != "mse":
+        raise ValueError(f"heatmap loss {kind!r}; expected 'bce' or 'mse'")
+    if pos_weight is not None:
+        raise ValueError("pos_weight belongs to the 'bce' heatmap loss; 'mse' has none")
+    return F.mse_loss(logits.sigmoid(), target)
+
+
+def _valid_frames(pred, target, mask):
+    """The frames to average over, (N, J, 3) or (..., J, 3) without a mask."""
+    if pred.shape != target.shape or pred.shape[-1:] != (3,):
+        raise ValueError(f"pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected two equal (..., J, 3)")
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape != pred.shape[:-2]:
+            raise ValueError(
+                f"mask {tuple(mask.shape)} of {mask.dtype}; expected bool {tuple(pred.shape[:-2])}, true where valid"
+            )
+        # Chosen before anything is computed: a padded frame may hold NaN, which a product with zero would keep.
+        pred, target = pred[mask], target[mask]
+        if not len(pred):
+            raise ValueError("mask excludes every frame; expected at least one valid frame")
+    return _at_least_float32(pred), _at_least_float32(target)
+
+
+def _bones(joints):
+    """Bone vectors b_pc = X_c - X_p of Sec. 3.4: (..., 15, 3) -> (..., 14, 3)."""
+    if joints.shape[-2] != NUM_JOINTS:
+        raise ValueError(f"{joints.shape[-2]} joints in {tuple(joints.shape)}; the skeleton has {NUM_JOINTS}")
+    parents, children = zip(*BONES, strict=True)
+    return joints[..., list(children), :] - joints[..., list(parents), :]
+
+
+def position_loss(pred, target, mask=None):
+    """L_pos of Sec. 3.4: mean Euclidean distance over joints and frames, in the unit of the input.
+
+    pred, target: (..., J, 3). mask: bool (...), true for the frames to count (None: all).
+    Raises ValueError for shapes that do not fit or a mask that excludes every frame.
+    """
+    pred, target = _valid_frames(pred, target, mask)
+    return torch.linalg.vector_norm(pred - target, dim=-1).mean()
+
+
+def bone_length_loss(pred, target, mask=None):
+    """L_bone of Sec. 3.4: mean squared difference of bone lengths over bones and frames, in the input's unit squared.
+
+    pred, target: (..., 15, 3). mask: bool (...), true for the frames to count (None: all).
+    Raises ValueError as `position_loss`.
+    """
+    pred, target = _valid_frames(pred, target, mask)
+    lengths = [torch.linalg.vector_norm(_bones(joints), dim=-1) for joints in (pred, target)]
+    return (lengths[0] - lengths[1]).square().mean()
+
+
+def bone_cosine_loss(pred, target, mask=None):
+    """L_cos of Sec. 3.4: minus the mean cosine between predicted and true bones, over bones and frames; in [-1, 1].
+
+    pred, target: (..., 15, 3) in metres. mask: bool (...), true for the frames to count (None: all).
+    A bone of no length, predicted or true, counts as cosine 0 and gives no gradient.
+    Raises ValueError as `position_loss`.
+    """
+    pred, target = _valid_frames(pred, target, mask)
+    a, b = _bones(pred), _bones(target)
+    norm_a, norm_b = torch.linalg.vector_norm(a, dim=-1), torch.linalg.vector_norm(b, dim=-1)
+    defined = (norm_a > MIN_BONE_LENGTH) & (norm_b > MIN_BONE_LENGTH)
+    # The inner `where` keeps the division, and so the gradient, finite where the outer one discards the value.
+    cosine = torch.where(defined, (a * b).sum(-1) / torch.where(defined, norm_a * norm_b, 1), 0)
+    return -cosine.mean()
+
+
+class PoseLoss(nn.Module):
+    """The overall objective of Sec. 3.4: lambda_pos * L_pos + lambda_bone * L_bone + lambda_cos * L_cos."""
+
+    def __init__(self, lambda_pos=1.0, lambda_bone=0.1, lambda_cos=0.01):
+        super().__init__()
+        self.weights = {"position": lambda_pos, "bone_length": lambda_bone, "bone_cosine": lambda_cos}
+
+    def forward(self, pred, target, mask=None):
+        """pred, target: (..., 15, 3) m; mask: bool (...), true for the frames to count.
+
+        Returns (total, terms); terms "position", "bone_length" and "bone_cosine" are scalars before weighting.
+        """
+        pred, target = _valid_frames(pred, target, mask)
+        terms = {
+            "position": position_loss(pred, target),
+            "bone_length": bone_length_loss(pred, target),
+            "bone_cosine": bone_cosine_loss(pred, target),
+        }
+        return sum(self.weights[name] * term for name, term in terms.items()), terms

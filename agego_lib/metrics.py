@@ -1,0 +1,104 @@
+"""Evaluation metrics of Sec. 4.3. Errors are in the unit of their input; NumPy in, NumPy out, torch in, torch out.
+
+A frame that holds NaN gives NaN. NumPy input is computed in float64, torch input in float32 or better.
+"""
+
+import numpy as np
+import torch
+
+
+def _pair(pred, target, dim=3):
+    """(pred, target, finish): equal float tensors (..., J, dim) and the way back to the caller's kind of array."""
+    as_torch = [array for array in (pred, target) if isinstance(array, torch.Tensor)]
+    if as_torch:
+        dtype = torch.promote_types(torch.float32, as_torch[0].dtype)
+        dtype = torch.promote_types(dtype, as_torch[-1].dtype)
+        pred, target = (torch.as_tensor(array, dtype=dtype, device=as_torch[0].device) for array in (pred, target))
+    else:
+        pred, target = (torch.from_numpy(np.array(array, dtype=np.float64)) for array in (pred, target))
+    if pred.shape != target.shape or pred.ndim < 2 or (dim and pred.shape[-1] != dim):
+        raise ValueError(
+            f"pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected two equal (..., J, {dim or 'D'})"
+        )
+
+    def finish(result):
+        if as_torch:
+            return result
+        return result.numpy() if result.ndim else result.item()
+
+    return pred, target, finish
+
+
+def _check_reduce(reduce):
+    if reduce not in ("mean", "none"):
+        raise ValueError(f"reduce {reduce!r}; expected 'mean' or 'none'")
+
+
+def _align(pred, target):
+    """Umeyama's closed form for the similarity that takes each frame of `pred` closest to `target`."""
+    pred_mean, target_mean = pred.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
+    x, y = pred - pred_mean, target - target_mean
+    # A NaN frame stays NaN through its mean; the decomposition itself would refuse it, and its batch with it.
+    u, s, vh = torch.linalg.svd((x.mT @ y).nan_to_num(0, 0, 0))
+    # Turning the least significant axis makes the best orthogonal matrix a rotation, so no pose is mirrored.
+    turn = torch.ones_like(s)
+    turn[..., 2] = torch.linalg.det(u @ vh).sign()
+    rotation = u @ (turn[..., None] * vh)
+    spread = x.square().sum((-2, -1))
+    # All joints in one point have no scale; any would do, as x is zero then.
+    scale = (s * turn).sum(-1) / torch.where(spread > 0, spread, 1)
+    return scale[..., None, None] * (x @ rotation) + target_mean
+
+
+def procrustes_align(pred, target):
+    """`pred` moved onto `target`, frame by frame, by the best similarity in the least-squares sense (Sec. 4.3).
+
+    Rotation (never a reflection), translation and scale. pred, target: (..., J, 3). Returns (..., J, 3).
+    Raises ValueError for shapes that differ or are not (..., J, 3).
+    """
+    pred, target, finish = _pair(pred, target)
+    return finish(_align(pred, target))
+
+
+def mpjpe(pred, target, reduce="mean"):
+    """Mean Per Joint Position Error (Sec. 4.3): mean Euclidean distance between joints.
+
+    pred, target: (..., J, 3). reduce: "mean" over frames and joints -> a number; "none" -> one value a frame, (...).
+    Raises ValueError for shapes that differ or are not (..., J, 3), or another `reduce`.
+    """
+    _check_reduce(reduce)
+    pred, target, finish = _pair(pred, target)
+    error = torch.linalg.vector_norm(pred - target, dim=-1)
+    return finish(error.mean() if reduce == "mean" else error.mean(-1))
+
+
+def pa_mpjpe(pred, target, reduce="mean"):
+    """MPJPE after Procrustes alignment of each frame by itself (Sec. 4.3). Arguments as `mpjpe`."""
+    _check_reduce(reduce)
+    pred, target, finish = _pair(pred, target)
+    error = torch.linalg.vector_norm(_align(pred, target) - target, dim=-1)
+    return finish(error.mean() if reduce == "mean" else error.mean(-1))
+
+
+def per_joint_error(pred, target, reduce="mean"):
+    """Euclidean distance of each joint (Fig. 4), the mean of which is `mpjpe`; align first for the PA variant.
+
+    pred, target: (..., J, 3). reduce: "mean" over frames -> (J,); "none" -> (..., J).
+    Raises ValueError as `mpjpe`.
+    """
+    _check_reduce(reduce)
+    pred, target, finish = _pair(pred, target)
+    error = torch.linalg.vector_norm(pred - target, dim=-1)
+    return finish(error.reshape(-1, error.shape[-1]).mean(0) if reduce == "mean" else error)
+
+
+def pck(pred, target, threshold):
+    """Percentage of Correct Keypoints as a fraction: the share of joints at most `threshold` from their target.
+
+    pred, target: (..., J, D), for example 2D joints in px; threshold in the same unit. A joint whose target is NaN
+    (outside the image) is not counted; a NaN prediction of a joint that is there counts as wrong.
+    Raises ValueError for shapes that differ. NaN where no target can be counted.
+    """
+    pred, target, finish = _pair(pred, target, dim=None)
+    correct = torch.linalg.vector_norm(pred - target, dim=-1) <= threshold
+    return finish(correct[~target.isnan().any(-1)].to(pred.dtype).mean())

@@ -1,0 +1,124 @@
+"""What both streams stand on: ResNet stages, weight files, and parts that stay frozen."""
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+# Output channels of layer1..layer4.
+STAGE_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}
+IMAGENET = {
+    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
+}
+
+
+class WeightsError(RuntimeError):
+    """Weights that cannot be fetched, read, or do not fit the network."""
+
+
+def read_checkpoint(path):
+    """The dict in a `.safetensors` file or in a file of `torch.save` (read with `weights_only=True`), on the CPU.
+
+    Raises WeightsError when the file is missing, damaged, holds more than plain data, or holds no dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the unpickler raise nearly anything
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def fitted(module, state, source, prefix=""):
+    """`state`, checked to fit `module` key by key and shape by shape.
+
+    `source` and `prefix` (what stands before the keys in the source) only make the message.
+    Raises WeightsError that lists missing, misshapen and unknown keys.
+    """
+    wanted = module.state_dict()
+    # Files older than BatchNorm's step counter lack it, and nothing here reads it.
+    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    state = counters | state
+    problems = [f"missing {prefix}{key} {tuple(value.shape)}" for key, value in wanted.items() if key not in state]
+    problems += [
+        f"{prefix}{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    problems += [f"unknown {prefix}{key}" for key in state if key not in wanted]
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise WeightsError(f"{source} does not fit: {'; '.join(problems[:8])}{more}")
+    return state
+
+
+def imagenet_state_dict(backbone):
+    """ImageNet weights through torchvision, which keeps them in torch.hub's folder.
+
+    Raises WeightsError that says where to put the file when it cannot be downloaded.
+    """
+    weights = IMAGENET[backbone]
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+        raise WeightsError(
+            f"the ImageNet weights of {backbone} could not be fetched from {weights.url} ({error}). "
+            f"Download that file elsewhere and save it as {place}, "
+            'or set `init` to the path of a weights file, or to "scratch".'
+        ) from error
+
+
+class ResNetStages(nn.Module):
+    """A torchvision ResNet without its classifier; parameters keep torchvision's names.
+
+    `init`: "scratch", "imagenet", or the path of a `.safetensors` or `.pth` state dict (its classifier is ignored).
+    """
+
+    def __init__(self, backbone="resnet18", init="scratch"):
+        super().__init__()
+        if backbone not in STAGE_CHANNELS:
+            raise ValueError(f"backbone is {backbone!r}, expected one of {sorted(STAGE_CHANNELS)}")
+        net = getattr(torchvision.models, backbone)(weights=None)
+        self.channels = STAGE_CHANNELS[backbone]
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        if str(init) != "scratch":
+            state = imagenet_state_dict(backbone) if init == "imagenet" else read_checkpoint(init)
+            state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+            self.load_state_dict(fitted(self, state, source=f"init={str(init)!r} for {backbone}"))
+
+    def stages(self, images):
+        """Images (N, 3, H, W) -> the outputs of layer1, layer2 and layer3, at strides 4, 8 and 16."""
+        c1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
+        c2 = self.layer2(c1)
+        return c1, c2, self.layer3(c2)
+
+    def forward(self, images):
+        """Images (N, 3, H, W) -> the outputs of layer1..layer4, at strides 4, 8, 16 and 32."""
+        c1, c2, c3 = self.stages(images)
+        return c1, c2, c3, self.layer4(c3)
+
+
+class Freezable(nn.Module):
+    """A part that can be frozen for good: no gradients, and eval mode even after `.train()`."""
+
+    frozen = False
+
+    def freeze(self):
+        """Freeze the part and return it."""
+        self.frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode=True):
+        return super().train(mode and not self.frozen)

@@ -1,0 +1,115 @@
+"""From settings and weight files to models and back: what a stage starts from, and what it leaves for the next."""
+
+from dataclasses import asdict
+
+from torch import nn
+
+from agego_lib import weights
+
+from .backbone import load_strictly
+from .heatmap import HeatmapNet
+from .motion import FrameEncoder, MotionEncoder
+from .pose import AGEgoPose, PoseDecoder
+from .spatial import HeatmapEmbedding
+
+# The rows of Tables 4 and 5: which of the model's three parts is taken away.
+ABLATIONS = {
+    "full": {},
+    "no_cross_attention": {"use_cross_attention": False},
+    "no_motion": {"use_motion": False},
+    "no_spatial": {"use_spatial": False},
+}
+
+
+def load_heatmap_net(path):
+    """The trained heatmap network that `02_heatmap_training` wrote -> frozen HeatmapNet."""
+    state, info = weights.load(path)
+    net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]))
+    load_strictly(net, state, source=str(path))
+    return net.freeze()
+
+
+def frame_encoder(visual, heatmap_net):
+    """FrameEncoder of the `visual` settings; `heatmap_net` gives the weights where they ask for its encoder."""
+    from_heatmaps = visual.init == "heatmap_encoder"
+    state = heatmap_net.state_dict() if from_heatmaps else None
+    return FrameEncoder(backbone=visual.backbone, init=visual.init, heatmap_state=state)
+
+
+def motion_encoder(motion):
+    """Untrained MotionEncoder of the `motion` settings."""
+    return MotionEncoder(
+        heads=motion.heads,
+        depth=motion.depth,
+        local_blocks=motion.local_blocks,
+        window=motion.window,
+        drop_path=motion.drop_path,
+    )
+
+
+def motion_stage_parts(frames, blocks):
+    """What the motion stage trains or loads, as one module: the projection to F_s (Eq. 3) and the temporal blocks."""
+    return nn.ModuleDict({"project": frames.project, "norm": frames.norm, "motion_encoder": blocks})
+
+
+def _config(settings, switches):
+    decoder = asdict(settings.decoder)
+    decoder.pop("start_at_mean_pose")
+    motion = {k: getattr(settings.motion, k) for k in ("heads", "depth", "local_blocks", "window", "drop_path")}
+    return {
+        "input": {"size": settings.prepare.size, "crop": settings.prepare.crop},
+        "window": asdict(settings.window),
+        "fpn_channels": list(settings.heatmap.fpn_channels),
+        "backbone": settings.visual.backbone,
+        "motion": motion,
+        "decoder": decoder,
+        "switches": switches,
+    }
+
+
+def _decoder(config, output_mean=None):
+    options = dict(config["decoder"])
+    options.pop("input_scale")
+    return PoseDecoder(**options, **config["switches"], output_mean=output_mean)
+
+
+def new_model(settings, row, heatmap_file, motion_file, mean_pose):
+    """The model at the start of pose training: frozen parts from their stages, the rest new.
+
+    row: a key of ABLATIONS. mean_pose: (15, 3) m, the training split's; used when `decoder.start_at_mean_pose` is on.
+    Returns (AGEgoPose, config), where config is the JSON-able dict that `save_model` keeps.
+    """
+    config = _config(settings, ABLATIONS[row])
+    net = load_heatmap_net(heatmap_file)
+    frames, blocks = frame_encoder(settings.visual, net), motion_encoder(settings.motion)
+    state, _ = weights.load(motion_file)
+    load_strictly(motion_stage_parts(frames, blocks), state, source=str(motion_file))
+    model = AGEgoPose(
+        net,
+        frames,
+        blocks,
+        HeatmapEmbedding(input_scale=settings.decoder.input_scale),
+        _decoder(config, mean_pose if settings.decoder.start_at_mean_pose else None),
+        **ABLATIONS[row],
+    )
+    return model, config
+
+
+def save_model(path, model, config):
+    """Write a pose model and all that is needed to build it again."""
+    weights.save(path, model, config)
+
+
+def load_model(path):
+    """A trained pose model, on the CPU, in evaluation mode, and its config. Raises WeightsError naming the file."""
+    state, config = weights.load(path)
+    model = AGEgoPose(
+        HeatmapNet(fpn_channels=tuple(config["fpn_channels"])),
+        FrameEncoder(backbone=config["backbone"], init="scratch"),
+        MotionEncoder(**config["motion"]),
+        HeatmapEmbedding(input_scale=config["decoder"]["input_scale"]),
+        _decoder(config),
+        **config["switches"],
+    )
+    load_strictly(model, state, source=str(path))
+    return model.eval(), config

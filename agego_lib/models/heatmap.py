@@ -1,0 +1,70 @@
+"""2D joint heatmaps from one frame (Sec. 3.1, Fig. 2): ResNet-18 encoder, FPN decoder, unified skip connections."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .backbone import Freezable, ResNetStages
+
+SLOPE = 0.2  # of the decoder's LeakyReLUs
+
+
+class HeatmapNet(Freezable):
+    """Images (N, 3, H, W), ImageNet-normalised -> logits (N, num_joints, H/4, W/4); their sigmoid is the heatmap.
+
+    The defaults have 13.9 M parameters. (The release's 14.4 M also counts ResNet's classifier and a fourth
+    upsampling step, which its forward pass never uses.)
+
+    init: where the encoder starts, see `ResNetStages`.
+    fpn_channels: widths of the decoder at strides 4, 8, 16 and 32; smaller ones make a lighter network.
+    batch_norm: BatchNorm after the decoder's 3x3 convolutions. The release has none.
+    output_bias: first bias of the logits. A joint covers under 1 % of its map, so that starting at
+        sigmoid(-4) = 0.02 spares BCE the epochs in which it would only learn that maps are nearly empty.
+    """
+
+    def __init__(
+        self, num_joints=15, init="scratch", fpn_channels=(64, 128, 256, 512), batch_norm=False, output_bias=-4.0
+    ):
+        super().__init__()
+        if len(fpn_channels) != 4:
+            raise ValueError(f"fpn_channels has {len(fpn_channels)} widths, expected 4 (strides 4, 8, 16 and 32)")
+        self.encoder = ResNetStages("resnet18", init)
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(c, f, 1) for c, f in zip(self.encoder.channels, fpn_channels, strict=True)
+        )
+        self.fuse = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(coarse + fine, fine, 3, padding=1, bias=not batch_norm),
+                nn.BatchNorm2d(fine) if batch_norm else nn.Identity(),
+                nn.LeakyReLU(SLOPE, inplace=True),
+            )
+            for fine, coarse in pairwise(fpn_channels)
+        )
+        self.output = nn.Conv2d(fpn_channels[0], num_joints, 1)
+        for module in [*self.laterals.modules(), *self.fuse.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=SLOPE)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.output.bias, output_bias)
+
+    def forward(self, images):
+        """Images (N, 3, H, W) -> logits (N, J, H/4, W/4). Raises ValueError unless 32 divides H and W."""
+        return self.decode(self.encode(images))
+
+    def encode(self, images):
+        """Images (N, 3, H, W) -> encoder features at strides 4, 8, 16 and 32."""
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
+            raise ValueError(f"images are {tuple(images.shape)}, expected (N, 3, H, W) with H and W multiples of 32")
+        return self.encoder(images)
+
+    def decode(self, features):
+        """Encoder features -> logits (N, J, H/4, W/4), from coarse to fine."""
+        skips = [F.leaky_relu(lateral(c), SLOPE) for lateral, c in zip(self.laterals, features, strict=True)]
+        x = skips[3]
+        for level in (2, 1, 0):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = self.fuse[level](torch.cat([x, skips[level]], dim=1))
+        return self.output(x)

@@ -1,0 +1,269 @@
+"""The motion stream (Sec. 3.2): frame features from a ResNet, then a local-to-global temporal encoder."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .backbone import Freezable, ResNetStages, WeightsError, fitted, read_checkpoint
+
+# ActionFormer's blocks in the order in which data passes them; its first stem block is left out to make eight.
+ACTIONFORMER_BLOCKS = ("stem.1", *(f"branch.{i}" for i in range(7)))
+
+
+def check_mask(mask, batch, frames):
+    """Raise ValueError unless `mask` is None or bool (B, T)."""
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, frames)):
+        raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, expected torch.bool ({batch}, {frames})")
+
+
+class FrameEncoder(nn.Module):
+    """Images (B, T, 3, H, W) -> static features F_s (B, T, dim), Eq. 3.
+
+    conv1..layer3, the trunk, never train: no gradients, and their BatchNorm keeps its statistics after `.train()` too.
+    layer4, the linear layer and the last BatchNorm train.
+
+    backbone: "resnet50" (the paper) or "resnet18".
+    init: "scratch", "imagenet", a file (see `ResNetStages`), or "heatmap_encoder", which copies the encoder of a
+        trained HeatmapNet from `heatmap_state`, its state dict (resnet18 only).
+    """
+
+    def __init__(self, backbone="resnet50", init="scratch", dim=384, heatmap_state=None):
+        super().__init__()
+        from_heatmaps = str(init) == "heatmap_encoder"
+        if from_heatmaps and backbone != "resnet18":
+            raise ValueError(f'init="heatmap_encoder" needs backbone="resnet18", not {backbone!r}')
+        if from_heatmaps != (heatmap_state is not None):
+            raise ValueError('heatmap_state goes with init="heatmap_encoder", and only with it')
+        self.encoder = ResNetStages(backbone, "scratch" if from_heatmaps else init)
+        if from_heatmaps:
+            prefix = "encoder."
+            state = {key.removeprefix(prefix): v for key, v in heatmap_state.items() if key.startswith(prefix)}
+            self.encoder.load_state_dict(fitted(self.encoder, state, source="heatmap_state", prefix=prefix))
+        self.backbone, self.dim = backbone, dim
+        self.project = nn.Linear(self.encoder.channels[-1], dim)
+        self.norm = nn.BatchNorm1d(dim)
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def frozen_modules(self):
+        """The parts of the trunk that hold parameters."""
+        e = self.encoder
+        return e.conv1, e.bn1, e.layer1, e.layer2, e.layer3
+
+    def train(self, mode=True):
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        return self
+
+    def trunk(self, images):
+        """Images (N, 3, H, W) -> features of layer3 (N, C, H/16, W/16), without gradients."""
+        with torch.no_grad():
+            return self.encoder.stages(images)[-1]
+
+    def head(self, features, mask=None):
+        """Trunk features (B, T, C, h, w) -> F_s (B, T, dim); frames whose mask (B, T) is False give 0.
+
+        Such frames do not enter any BatchNorm's statistics. Raises ValueError when no frame is valid.
+        """
+        check_mask(mask, *features.shape[:2])
+        valid = features.flatten(0, 1) if mask is None else features[mask]
+        if len(valid) == 0:
+            raise ValueError("the mask leaves no valid frame")
+        x = self.norm(self.project(self.encoder.layer4(valid).mean(dim=(2, 3))))
+        if mask is None:
+            return x.unflatten(0, features.shape[:2])
+        out = x.new_zeros(*mask.shape, self.dim)
+        out[mask] = x
+        return out
+
+    def forward(self, images, mask=None):
+        """Images (B, T, 3, H, W) -> F_s (B, T, dim)."""
+        return self.head(self.trunk(images.flatten(0, 1)).unflatten(0, images.shape[:2]), mask)
+
+
+# The modules below work on (B, C, T), with masks (B, 1, T), and name their parameters as ActionFormer's checkpoints do.
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (B, C, T)."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dim, 1))
+        self.bias = nn.Parameter(torch.zeros(1, dim, 1))
+
+    def forward(self, x):
+        frames_last = x.transpose(1, 2)
+        normed = F.layer_norm(frames_last, frames_last.shape[-1:], self.weight.flatten(), self.bias.flatten(), 1e-5)
+        return normed.transpose(1, 2)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution over three frames; its output, not its input, is masked."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False)
+
+    def forward(self, x, mask):
+        x = self.conv(x)
+        return x if mask is None else x * mask
+
+
+class ScaledDropPath(nn.Module):
+    """A residual branch's learned scale per channel, then stochastic depth: whole samples dropped while training."""
+
+    def __init__(self, dim, rate, scale_init):
+        super().__init__()
+        self.rate = rate
+        self.scale = nn.Parameter(torch.full((1, dim, 1), scale_init))
+
+    def forward(self, x):
+        x = self.scale * x
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * (x.new_empty(len(x), 1, 1).bernoulli_(keep) / keep)
+
+
+class MaskedAttention(nn.Module):
+    """Multi-head attention whose queries, keys and values first pass a depthwise convolution and a norm."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        for name in ("query", "key", "value"):
+            setattr(self, f"{name}_conv", DepthwiseConv(dim))
+            setattr(self, f"{name}_norm", ChannelNorm(dim))
+            setattr(self, name, nn.Conv1d(dim, dim, 1))
+        self.proj = nn.Conv1d(dim, dim, 1)
+
+    def forward(self, x, mask, allowed):
+        """x (B, C, T) -> (B, C, T); `allowed`, see `allowed_pairs`, says which frame may look at which."""
+        q = self.query(self.query_norm(self.query_conv(x, mask)))
+        k = self.key(self.key_norm(self.key_conv(x, mask)))
+        v = self.value(self.value_norm(self.value_conv(x, mask)))
+        q, k, v = (part.unflatten(1, (self.heads, -1)).transpose(2, 3) for part in (q, k, v))  # (B, heads, T, C/heads)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        out = self.proj(out.transpose(2, 3).flatten(1, 2))
+        return out if mask is None else out * mask
+
+
+class TemporalBlock(nn.Module):
+    """One pre-norm transformer block at stride 1; local or global according to the pairs it is given."""
+
+    def __init__(self, dim, heads, mlp_ratio, drop_path, scale_init):
+        super().__init__()
+        self.ln1, self.ln2 = ChannelNorm(dim), ChannelNorm(dim)
+        self.attn = MaskedAttention(dim, heads)
+        hidden = mlp_ratio * dim
+        # Identity stands where checkpoints count a dropout of rate 0, so that the second convolution is number 3.
+        self.mlp = nn.Sequential(nn.Conv1d(dim, hidden, 1), nn.GELU(), nn.Identity(), nn.Conv1d(hidden, dim, 1))
+        self.drop_path_attn = ScaledDropPath(dim, drop_path, scale_init)
+        self.drop_path_mlp = ScaledDropPath(dim, drop_path, scale_init)
+
+    def forward(self, x, mask, allowed):
+        """x (B, C, T), mask bool (B, 1, T) or None -> (B, C, T)."""
+        attention = self.drop_path_attn(self.attn(self.ln1(x), mask, allowed))
+        x = (x if mask is None else x * mask) + attention
+        update = self.mlp(self.ln2(x))
+        return x + self.drop_path_mlp(update if mask is None else update * mask)
+
+
+def allowed_pairs(frames, half_window=None, mask=None, device=None):
+    """Which frame (row) may attend to which (column), as bool (T, T) or (B, 1, T, T), or None for all pairs.
+
+    half_window: at most this many frames apart. mask: bool (B, T); only its True frames are attended to.
+    """
+    if half_window is None and mask is None:
+        return None
+    time = torch.arange(frames, device=device)
+    distance = (time[:, None] - time).abs()
+    near = distance >= 0 if half_window is None else distance <= half_window
+    if mask is None:
+        return near
+    # A padded frame may see itself: no softmax runs over nothing, and its output is masked away afterwards.
+    return (near & mask[:, None, None, :]) | (distance == 0)
+
+
+class MotionEncoder(Freezable):
+    """Static features F_s (B, T, dim) -> motion features F_m (B, T, dim), aligned in time (Sec. 3.2).
+
+    `depth` ActionFormer blocks at stride 1: the first `local_blocks` see frames at most window // 2 away,
+    the others the whole sequence. The paper's w = 8 and ActionFormer's window 9 both mean 4 frames each side.
+
+    drop_path: rate of stochastic depth while training. scale_init: first scale of the residual branches.
+    """
+
+    def __init__(
+        self, dim=384, heads=4, depth=8, local_blocks=4, window=9, drop_path=0.1, mlp_ratio=4, scale_init=1e-4
+    ):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        if not 0 <= local_blocks <= depth:
+            raise ValueError(f"local_blocks is {local_blocks}, expected 0 to depth = {depth}")
+        if window < 1:
+            raise ValueError(f"window is {window}, expected at least 1")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is {drop_path}, expected 0 <= drop_path < 1")
+        self.dim, self.local_blocks, self.half_window = dim, local_blocks, window // 2
+        self.blocks = nn.ModuleList(TemporalBlock(dim, heads, mlp_ratio, drop_path, scale_init) for _ in range(depth))
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x, mask=None):
+        """x (B, T, dim), mask bool (B, T), True where a frame is valid -> (B, T, dim), 0 where it is not.
+
+        What padded frames hold never matters. (The ends of a padded sequence still differ a little from those of
+        the same sequence without padding: a block's convolutions meet its norm's bias there instead of zeros.)
+        """
+        if x.ndim != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x is {tuple(x.shape)}, expected (B, T, {self.dim})")
+        check_mask(mask, *x.shape[:2])
+        local_pairs = allowed_pairs(x.shape[1], self.half_window, mask, x.device)
+        global_pairs = allowed_pairs(x.shape[1], None, mask, x.device)
+        x = x.transpose(1, 2)
+        if mask is not None:
+            mask = mask.unsqueeze(1)
+            x = x.masked_fill(~mask, 0)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, local_pairs if i < self.local_blocks else global_pairs)
+        return x.transpose(1, 2)
+
+    def load_actionformer(self, path, mapping=ACTIONFORMER_BLOCKS, use_ema=False):
+        """Fill the blocks, in order, from the backbone blocks `mapping` of an ActionFormer checkpoint (`*.pth.tar`).
+
+        use_ema: take the running average of the weights (`state_dict_ema`) instead of the weights.
+        Raises ValueError when `mapping` does not name one block for each of ours, and WeightsError when the file is
+        no such checkpoint or a weight is missing or has another shape. Nothing is loaded then.
+        """
+        if len(mapping) != len(self.blocks):
+            raise ValueError(f"mapping names {len(mapping)} blocks, the encoder has {len(self.blocks)}")
+        entry = "state_dict_ema" if use_ema else "state_dict"
+        checkpoint = read_checkpoint(path)
+        if not isinstance(checkpoint.get(entry), dict):
+            raise WeightsError(f"{path} has no {entry!r}: found {sorted(map(str, checkpoint))[:8]}")
+        weights, states = checkpoint[entry], []
+        for block, name in zip(self.blocks, mapping, strict=True):
+            prefix = f"module.backbone.{name}."
+            state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            if not state:
+                raise WeightsError(f"{path} has no {prefix}*; its keys look like {list(weights)[:3]}")
+            states.append(fitted(block, state, source=path, prefix=prefix))
+        for block, state in zip(self.blocks, states, strict=True):
+            block.load_state_dict(state)
+
+
+class ActionHead(nn.Module):
+    """Motion features (B, T, dim) -> action logits (B, T, num_actions), to train a MotionEncoder on action labels."""
+
+    def __init__(self, dim, num_actions):
+        super().__init__()
+        self.linear = nn.Linear(dim, num_actions)
+
+    def forward(self, motion):
+        return self.linear(motion)

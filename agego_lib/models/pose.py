@@ -1,0 +1,199 @@
+"""The 3D pose decoder (Sec. 3.3) and the whole model (Fig. 1)."""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from .heatmap import HeatmapNet
+from .motion import FrameEncoder, MotionEncoder
+from .spatial import HeatmapEmbedding
+
+
+class PoseDecoder(nn.Module):
+    """Joint tokens H_e (B, T, J, dim) and motion F_m (B, T, motion_dim) -> 3D joints (B, T, J, 3), in metres.
+
+    norm_first: pre-norm instead of post-norm layers.
+    memory_joint_embedding: adds a learned (J, dim) to the memory. Without it nothing but the heatmaps' content tells
+        the decoder which joint a memory token belongs to.
+    use_spatial, use_motion: which streams make the memory; use_cross_attention: whether the decoder reads it, or it
+        goes to the pose head as it is (Tables 4 and 5). Motion alone gives every joint the same memory, so that
+        without cross-attention and memory_joint_embedding every joint gets the same offset from output_mean.
+    head_hidden: widths of the pose head's hidden layers.
+    output_mean: (J, 3) pose added to the head's output, for example the training split's mean; zeros when None.
+    Raises ValueError when no stream is used.
+    """
+
+    def __init__(
+        self,
+        dim=128,
+        motion_dim=384,
+        layers=3,
+        heads=4,
+        num_joints=15,
+        dropout=0.1,
+        norm_first=False,
+        memory_joint_embedding=False,
+        use_spatial=True,
+        use_motion=True,
+        use_cross_attention=True,
+        head_hidden=(128, 64),
+        output_mean=None,
+    ):
+        super().__init__()
+        if not (use_spatial or use_motion):
+            raise ValueError("use_spatial and use_motion are both off: the decoder has nothing to read")
+        self.dim, self.num_joints = dim, num_joints
+        self.use_spatial, self.use_motion, self.use_cross_attention = use_spatial, use_motion, use_cross_attention
+
+        # Eq. 4: the first linear layer is W_c, the rest is phi.
+        if use_motion:
+            self.motion_projection = nn.Linear(motion_dim, dim)
+        self.memory = nn.Sequential(
+            nn.Linear(dim * (use_spatial + use_motion), dim), nn.ReLU(inplace=True), nn.Linear(dim, dim)
+        )
+        self.joint_embedding = nn.Parameter(0.02 * torch.randn(num_joints, dim)) if memory_joint_embedding else None
+
+        # Eq. 5.
+        if use_cross_attention:
+            self.queries = nn.Parameter(0.02 * torch.randn(num_joints, dim))
+            layer = nn.TransformerDecoderLayer(
+                dim, heads, 4 * dim, dropout=dropout, batch_first=True, norm_first=norm_first
+            )
+            # Pre-norm layers leave their sum without a norm, so that the stack needs one at its end.
+            self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(dim) if norm_first else None)
+
+        # Eq. 6.
+        widths = (dim, *head_hidden)
+        hidden = [
+            module
+            for width_in, width_out in pairwise(widths)
+            for module in (nn.Linear(width_in, width_out), nn.LeakyReLU(0.1), nn.Dropout(dropout))
+        ]
+        self.head = nn.Sequential(*hidden, nn.Linear(widths[-1], 3))
+        mean = torch.zeros(num_joints, 3) if output_mean is None else torch.as_tensor(output_mean).float()
+        if mean.shape != (num_joints, 3):
+            raise ValueError(f"output_mean is {tuple(mean.shape)}, expected ({num_joints}, 3)")
+        self.register_buffer("output_mean", mean.clone())
+
+    def build_memory(self, spatial_tokens, motion):
+        """Eq. 4: the memory M (B, T, J, dim). The tokens of a stream that is off are ignored."""
+        parts = []
+        if self.use_spatial:
+            parts.append(spatial_tokens)
+        if self.use_motion:
+            parts.append(self.motion_projection(motion).unsqueeze(2).expand(-1, -1, self.num_joints, -1))
+        memory = self.memory(torch.cat(parts, dim=-1))
+        return memory if self.joint_embedding is None else memory + self.joint_embedding
+
+    def forward(self, spatial_tokens, motion):
+        """Tokens (B, T, J, dim) or None, motion (B, T, motion_dim) or None -> joints (B, T, J, 3).
+
+        Raises ValueError when the tokens of a stream in use are missing.
+        """
+        if self.use_spatial and spatial_tokens is None:
+            raise ValueError("use_spatial is on, but spatial_tokens is None")
+        if self.use_motion and motion is None:
+            raise ValueError("use_motion is on, but motion is None")
+        x = self.build_memory(spatial_tokens, motion)
+        if self.use_cross_attention:
+            memory = x.flatten(0, 1)
+            queries = self.queries.expand(len(memory), -1, -1)
+            x = self.decoder(queries, memory).unflatten(0, x.shape[:2])
+        return self.head(x) + self.output_mean
+
+
+class AGEgoPose(nn.Module):
+    """The whole model: images (B, T, 3, H, W), ImageNet-normalised -> 3D joints (B, T, J, 3), in metres.
+
+    The heatmap network, the trunk of the frame encoder and the motion encoder are frozen here, whatever they were
+    before, and stay in eval mode after `.train()`. The rest trains: see `trainable_parameters`.
+
+    Parts that are not given are built with their defaults, untrained. A stream that is switched off has no parts:
+    those given for it are left out. A given decoder must have been built with the same switches.
+    Raises ValueError when parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        heatmap_net=None,
+        frame_encoder=None,
+        motion_encoder=None,
+        embedding=None,
+        decoder=None,
+        *,
+        use_spatial=True,
+        use_motion=True,
+        use_cross_attention=True,
+    ):
+        super().__init__()
+        switches = {"use_spatial": use_spatial, "use_motion": use_motion, "use_cross_attention": use_cross_attention}
+        self.use_spatial, self.use_motion, self.use_cross_attention = switches.values()
+        if use_motion:
+            self.frame_encoder = frame_encoder or FrameEncoder()
+            self.motion_encoder = (motion_encoder or MotionEncoder(dim=self.frame_encoder.dim)).freeze()
+            if self.frame_encoder.dim != self.motion_encoder.dim:
+                raise ValueError(
+                    f"the frame encoder gives {self.frame_encoder.dim} channels, "
+                    f"the motion encoder takes {self.motion_encoder.dim}"
+                )
+        if use_spatial:
+            self.heatmap_net = (heatmap_net or HeatmapNet()).freeze()
+            self.embedding = embedding or HeatmapEmbedding()
+        if decoder is None:
+            motion_dim = self.motion_encoder.dim if use_motion else 384
+            decoder = PoseDecoder(motion_dim=motion_dim, **switches)
+        self.decoder = decoder
+        for name, value in switches.items():
+            if getattr(decoder, name) != value:
+                raise ValueError(f"{name} is {value}, but the decoder was built with {getattr(decoder, name)}")
+
+    def trainable_parameters(self):
+        """The parameters to optimise, as a list."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def shares_trunk(self):
+        """Whether the frame encoder's trunk equals the heatmap encoder's, so that one pass serves both."""
+        if not (self.use_spatial and self.use_motion) or self.frame_encoder.backbone != "resnet18":
+            return False
+        ours, theirs = self.frame_encoder.encoder.state_dict(), self.heatmap_net.encoder.state_dict()
+        trunk = (key for key in ours if not key.startswith("layer4.") and not key.endswith("num_batches_tracked"))
+        return all(torch.equal(ours[key], theirs[key]) for key in trunk)
+
+    @torch.no_grad()
+    def frozen_features(self, images):
+        """What the frozen networks see in images (N, 3, H, W), the same in training and evaluation.
+
+        Returns a dict with `heatmaps` (N, J, H/4, W/4), sigmoid of the logits, and `trunk` (N, C, H/16, W/16).
+        A stream that is off has no entry. Cached, they can be given to `forward_features`, epoch after epoch.
+        """
+        features, stages = {}, None
+        if self.use_spatial:
+            stages = self.heatmap_net.encode(images)
+            features["heatmaps"] = self.heatmap_net.decode(stages).sigmoid()
+        if self.use_motion:
+            features["trunk"] = stages[2] if self.shares_trunk() else self.frame_encoder.trunk(images)
+        return features
+
+    def forward_features(self, heatmaps=None, trunk=None, mask=None):
+        """Frozen features, now (B, T, ...), and mask (B, T), False where a frame is padding -> joints (B, T, J, 3).
+
+        Features stored in half precision are raised to the model's. Poses of padded frames mean nothing.
+        """
+        dtype = self.decoder.output_mean.dtype
+        tokens = motion = None
+        if self.use_spatial:
+            if heatmaps is None:
+                raise ValueError("use_spatial is on, but heatmaps is None")
+            tokens = self.embedding(heatmaps.to(dtype))
+        if self.use_motion:
+            if trunk is None:
+                raise ValueError("use_motion is on, but trunk is None")
+            motion = self.motion_encoder(self.frame_encoder.head(trunk.to(dtype), mask), mask)
+        return self.decoder(tokens, motion)
+
+    def forward(self, images, mask=None):
+        """Images (B, T, 3, H, W), mask bool (B, T), False where a frame is padding -> joints (B, T, J, 3)."""
+        features = self.frozen_features(images.flatten(0, 1))
+        features = {name: value.unflatten(0, images.shape[:2]) for name, value in features.items()}
+        return self.forward_features(**features, mask=mask)

@@ -1,0 +1,291 @@
+"""Typed settings: params.yaml read once, every key and value checked, every mistake refused by name.
+
+`conf/` holds the groups that params.yaml is composed from; docs/decisions.md says which point of the paper each
+setting answers.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown, missing, of the wrong type or out of range; the message names it."""
+
+
+def setting(low=None, high=None, above=None):
+    """A required dataclass field whose value must satisfy low <= value <= high, or value > above."""
+    return field(metadata={"low": low, "high": high, "above": above})
+
+
+@dataclass(frozen=True)
+class DataSetSettings:
+    """Where one data set lies: paths are absolute or relative to the project; lists name one sequence a line."""
+
+    root: str
+    train_list: str
+    test_list: str
+    calibration: str
+    allow_shared_actors: bool
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """The EgoPW-like and the SceneEgo-like set; `synthetic` renders both from data/ first."""
+
+    source: Literal["synthetic", "files"]
+    egopw: DataSetSettings
+    sceneego: DataSetSettings
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """The embedded data: (actors, sequences an actor) of each split."""
+
+    scale: float = setting(low=0.1, high=1.0)
+    frames_per_sequence: int = setting(low=8)
+    egopw_train: tuple[int, int] = setting(low=1)
+    egopw_test: tuple[int, int] = setting(low=1)
+    sceneego_train: tuple[int, int] = setting(low=1)
+    sceneego_test: tuple[int, int] = setting(low=1)
+    label_noise_mm: float = setting(low=0)
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """Sec. 4.2: frames resized to `size` squared."""
+
+    size: int = setting(low=32)
+    crop: Literal["none", "square"]
+    max_skipped: float = setting(low=0, high=1)
+    workers: int = setting(low=1)
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """One training run: Adam with a linear warm-up and a cosine from lr to lr_final over all steps."""
+
+    epochs: int = setting(low=1)
+    batch_size: int = setting(low=1)
+    lr: float = setting(above=0)
+    lr_final: float = setting(low=0)
+    warmup_steps: int = setting(low=0)
+    weight_decay: float = setting(low=0)
+    grad_clip: float = setting(low=0)
+
+
+@dataclass(frozen=True)
+class HeatmapSettings:
+    """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap."""
+
+    init: str
+    fpn_channels: tuple[int, int, int, int] = setting(low=1)
+    loss: Literal["bce", "mse"]
+    sigma: float = setting(above=0)
+    optimiser: OptimiserSettings
+
+
+@dataclass(frozen=True)
+class VisualSettings:
+    """Sec. 3.2: the frame encoder's backbone. init: imagenet, heatmap_encoder, scratch, or a weights file."""
+
+    backbone: Literal["resnet18", "resnet50"]
+    init: str
+
+
+@dataclass(frozen=True)
+class FeaturesSettings:
+    """Frozen features are stored when all of them fit into limit_gb (10^9 bytes), else computed in every step."""
+
+    limit_gb: float = setting(low=0)
+    batch_size: int = setting(low=1)
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """Sec. 4.2: T frames a window, `stride` frames apart; no window crosses a hole of more than max_gap frames."""
+
+    length: int = setting(low=2)
+    stride: int = setting(low=1)
+    max_gap: int = setting(low=1)
+
+
+@dataclass(frozen=True)
+class MotionSettings:
+    """Sec. 3.2: ActionFormer blocks, local then global. checkpoint: the public Ego4D file, or null to train here."""
+
+    heads: int = setting(low=1)
+    depth: int = setting(low=1)
+    local_blocks: int = setting(low=0)
+    window: int = setting(low=1)
+    drop_path: float = setting(low=0, high=0.9)
+    checkpoint: str | None
+    checkpoint_blocks: tuple[str, ...]
+    checkpoint_ema: bool
+    optimiser: OptimiserSettings
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """Sec. 3.3, and what it leaves open (docs/decisions.md)."""
+
+    layers: int = setting(low=1)
+    heads: int = setting(low=1)
+    dropout: float = setting(low=0, high=0.9)
+    norm_first: bool
+    input_scale: float = setting(above=0)
+    memory_joint_embedding: bool
+    start_at_mean_pose: bool
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Sec. 3.4, the weights of the composite loss."""
+
+    lambda_pos: float = setting(low=0)
+    lambda_bone: float = setting(low=0)
+    lambda_cos: float = setting(low=0)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """pck_share: the 2D PCK threshold as a share of the input's side (8 px of 128 is 0.0625)."""
+
+    pck_share: float = setting(above=0, high=1)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Lightning Fabric's own settings, loader workers and CPU threads (0: as many as there are)."""
+
+    accelerator: str
+    devices: int = setting(low=1)
+    num_nodes: int = setting(low=1)
+    strategy: str
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    workers: int = setting(low=0)
+    threads: int = setting(low=0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = setting(low=0)
+    dataset: DatasetSettings
+    render: RenderSettings
+    prepare: PrepareSettings
+    heatmap: HeatmapSettings
+    visual: VisualSettings
+    features: FeaturesSettings
+    window: WindowSettings
+    motion: MotionSettings
+    decoder: DecoderSettings
+    loss: LossSettings
+    pose: OptimiserSettings
+    finetune: OptimiserSettings
+    evaluate: EvaluateSettings
+    engine: EngineSettings
+
+
+def _refuse(where, value, expected):
+    raise SettingsError(f"{where} is {value!r}; expected {expected}")
+
+
+def _scalar(kind, value, where, limits):
+    if kind is bool:
+        if not isinstance(value, bool):
+            _refuse(where, value, "true or false")
+        return value
+    if kind is str:
+        if not isinstance(value, str) or not value:
+            _refuse(where, value, "a text")
+        return value
+    wanted = "a whole number" if kind is int else "a number"
+    bounds = [f"at least {limits['low']}"] * (limits.get("low") is not None)
+    bounds += [f"above {limits['above']}"] * (limits.get("above") is not None)
+    bounds += [f"at most {limits['high']}"] * (limits.get("high") is not None)
+    expected = " ".join([wanted, " and ".join(bounds)]).strip()
+    allowed = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed) or value != value:
+        _refuse(where, value, expected)
+    low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
+    if (low is not None and value < low) or (above is not None and value <= above) or (high is not None and value > high):
+        _refuse(where, value, expected)
+    return kind(value)
+
+
+def _read(kind, value, where, limits):
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _section(kind, value, where)
+    if origin is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            _refuse(where, value, "one of " + ", ".join(choices))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _read(next(a for a in typing.get_args(kind) if a is not type(None)), value, where, limits)
+    if origin is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list):
+            _refuse(where, value, "a list")
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        elif len(kinds) != len(value):
+            _refuse(where, value, f"a list of {len(kinds)}")
+        return tuple(_read(k, v, f"{where}[{i}]", limits) for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    return _scalar(kind, value, where, limits)
+
+
+def _section(kind, raw, where):
+    if not isinstance(raw, dict):
+        _refuse(where, raw, "a section of settings")
+    prefix = where + ("" if where.endswith(": ") else ".")
+    hints = typing.get_type_hints(kind)
+    unknown = [str(key) for key in raw if key not in hints]
+    if unknown:
+        raise SettingsError(f"{prefix}{unknown[0]} is not a setting; known here: {', '.join(hints)}")
+    missing = [key for key in hints if key not in raw]
+    if missing:
+        raise SettingsError(f"{prefix}{missing[0]} is missing; compose params.yaml from conf/ again")
+    limits = {f.name: f.metadata for f in dataclasses.fields(kind)}
+    return kind(**{key: _read(hint, raw[key], prefix + key, limits[key]) for key, hint in hints.items()})
+
+
+def find_root(start=None):
+    """The project's folder: the nearest one, from `start` (default: here) upwards, that holds params.yaml and conf/."""
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file() and (folder / "conf").is_dir():
+            return folder
+    raise SettingsError(f"no params.yaml with a conf/ beside it in {start} or above; start inside the project's folder")
+
+
+def from_dict(raw, source="params.yaml"):
+    """A dict as YAML gives it -> Settings. Raises SettingsError naming the setting, what was found, what is expected."""
+    settings = _section(Settings, raw, f"{source}: ")
+    if settings.window.stride > settings.window.length:
+        _refuse(f"{source}: window.stride", settings.window.stride, f"at most window.length ({settings.window.length})")
+    if settings.prepare.size % 32:
+        _refuse(f"{source}: prepare.size", settings.prepare.size, "a multiple of 32, the encoder's total stride")
+    if settings.motion.local_blocks > settings.motion.depth:
+        _refuse(f"{source}: motion.local_blocks", settings.motion.local_blocks, f"at most motion.depth ({settings.motion.depth})")
+    if settings.visual.init == "heatmap_encoder" and settings.visual.backbone != "resnet18":
+        _refuse(f"{source}: visual.backbone", settings.visual.backbone, "resnet18, as visual.init is heatmap_encoder")
+    return settings
+
+
+def load(path=None):
+    """Read the project's params.yaml (found from the current folder upwards) or another file -> Settings."""
+    path = Path(path) if path else find_root() / "params.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path}: not readable as YAML ({error})") from None
+    return from_dict(raw, path.name)

@@ -1,0 +1,333 @@
+"""Plotly figures of frames, poses, heatmaps, cameras and results.
+
+Colours: the wearer's right and left side as in `skeleton.SIDE_COLOURS`. Where a figure holds both, the prediction has
+the sides' colours and solid bones, the truth one neutral colour and dashed bones.
+"""
+
+import base64
+import math
+
+import cv2
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from .skeleton import BONES, JOINT_NAMES, NUM_JOINTS, SIDE_COLOURS, side
+
+# Okabe-Ito, without its yellow, which is faint on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", "dash", "dot", "dashdot")
+LABELS = tuple(name.replace("_", " ") for name in JOINT_NAMES)
+
+
+def _layout(figure, title, **more):
+    figure.update_layout(template="plotly_white", title_text=title, title_x=0.5, **more)
+    return figure
+
+
+def _image(image):
+    """An RGB uint8 image (H, W, 3) as a trace whose axes are pixels, whole numbers at pixel centres."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image of shape {image.shape} and {image.dtype}; expected (H, W, 3) uint8 RGB")
+    # An encoded image is some hundred times smaller in a notebook than its pixels as a list.
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return go.Image(source="data:image/jpeg;base64," + base64.b64encode(data).decode(), hoverinfo="skip")
+
+
+def _image_axes(figure, image, **where):
+    """Equal aspect, v downwards, the image's own borders."""
+    height, width = np.asarray(image).shape[:2]
+    figure.update_xaxes(range=[-0.5, width - 0.5], visible=False, constrain="domain", **where)
+    figure.update_yaxes(range=[height - 0.5, -0.5], visible=False, constrain="domain", **where)
+
+
+def _joints(joints, dim):
+    joints = np.asarray(joints, dtype=np.float64)
+    if joints.shape != (NUM_JOINTS, dim):
+        raise ValueError(f"joints of shape {joints.shape}; expected ({NUM_JOINTS}, {dim})")
+    return joints
+
+
+def _lines(joints, bones):
+    """Bones as one broken line (3 * bones, D): parent, child, gap. A bone with a NaN end is left out."""
+    segments = np.full((len(bones), 3, joints.shape[-1]), np.nan)
+    for segment, (parent, child) in zip(segments, bones, strict=True):
+        if np.isfinite(joints[[parent, child]]).all():
+            segment[:2] = joints[parent], joints[child]
+    return segments.reshape(-1, joints.shape[-1])
+
+
+def _skeleton(joints, name, neutral=None, casing=None, legend=True):
+    """Traces of one skeleton (J, 2) or (J, 3): its bones, then a trace of all its joints called `name`.
+
+    neutral: one colour, dashed, instead of the sides' colours. casing: colour of an outline under 2D bones.
+    """
+    trace = go.Scatter if joints.shape[-1] == 2 else go.Scatter3d
+    width, dot = (3, 7) if joints.shape[-1] == 2 else (6, 4)
+
+    def draw(values, **style):
+        return trace(**dict(zip("xyz", values.T, strict=False)), legendgroup=name, **style)
+
+    traces = []
+    if casing:
+        line = {"color": casing, "width": width + 2.5}
+        traces.append(draw(_lines(joints, BONES), mode="lines", line=line, hoverinfo="skip", showlegend=False))
+    for part, colour in {"all": neutral}.items() if neutral else SIDE_COLOURS.items():
+        bones = [bone for bone in BONES if neutral or side(bone[1]) == part]
+        if bones:
+            line = {"color": colour, "width": width, "dash": "dash" if neutral else "solid"}
+            label = name if neutral else f"{name}, {part}"
+            traces.append(
+                draw(_lines(joints, bones), mode="lines", line=line, name=label, hoverinfo="skip", showlegend=legend)
+            )
+    colours = [neutral or SIDE_COLOURS[side(joint)] for joint in range(NUM_JOINTS)]
+    place = "%{x:.1f}, %{y:.1f} px" if joints.shape[-1] == 2 else "%{x:.3f}, %{y:.3f}, %{z:.3f} m"
+    outline = {"color": casing or "white", "width": 1}
+    traces.append(
+        draw(
+            joints,
+            mode="markers",
+            name=name,
+            text=LABELS,
+            marker={"color": colours, "size": dot, "line": outline},
+            hovertemplate="%{text}<br>" + place + f"<extra>{name}</extra>",
+            showlegend=False,
+        )
+    )
+    return traces
+
+
+def _skeletons(truth, prediction, dim, legend=True):
+    """Traces of truth and prediction (either may be None), (J, dim) each."""
+    both, traces = truth is not None and prediction is not None, []
+    for name, joints in (("truth", truth), ("prediction", prediction)):
+        if joints is not None:
+            as_reference = both and name == "truth"
+            # On a photograph the outline keeps bones apart from whatever is behind them.
+            neutral, casing = ("white", "black") if dim == 2 else ("#333333", None)
+            if not as_reference:
+                neutral, casing = None, "white" if dim == 2 else None
+            traces += _skeleton(_joints(joints, dim), name, neutral, casing, legend)
+    return traces
+
+
+def _scene(poses):
+    """Axes of the camera frame, equal in scale, with the person upright and seen from the front and the right.
+
+    y and z are both drawn reversed, a half turn about x: a mirror image would swap left and right.
+    """
+    points = np.concatenate([np.zeros((1, 3)), *(np.asarray(pose, dtype=np.float64) for pose in poses)])
+    low, high = np.nanmin(points, axis=0) - 0.1, np.nanmax(points, axis=0) + 0.1
+    spans = (high - low) / (high - low).max()
+    axes = {}
+    for i, name in enumerate(("x right (m)", "y down (m)", "z forward (m)")):
+        limits = [low[i], high[i]] if i == 0 else [high[i], low[i]]
+        axes[f"{'xyz'[i]}axis"] = {"title": {"text": name}, "range": limits, "dtick": 0.5}
+    return axes | {
+        "aspectmode": "manual",
+        "aspectratio": dict(zip("xyz", 1.2 * spans, strict=True)),
+        "camera": {"eye": {"x": 0.9, "y": 1.6, "z": 0.35}, "up": {"x": 0, "y": 0, "z": 1}},
+    }
+
+
+def _pose_traces(truth, prediction, legend=True):
+    camera = go.Scatter3d(
+        x=[0], y=[0], z=[0], mode="markers+text", text=["camera"], textposition="top center", name="camera",
+        marker={"symbol": "diamond", "size": 4, "color": "black"}, showlegend=False, hoverinfo="skip",
+    )  # fmt: skip
+    return [*_skeletons(truth, prediction, 3, legend), camera]
+
+
+def frame_figure(image, truth=None, prediction=None, title=""):
+    """A frame with its 2D skeletons. image: (H, W, 3) uint8 RGB; truth, prediction: (15, 2) px of that image.
+
+    A NaN joint and its bones are left out. Raises ValueError for other shapes.
+    """
+    figure = go.Figure([_image(image), *_skeletons(truth, prediction, 2)])
+    _image_axes(figure, image)
+    return _layout(figure, title, margin={"t": 60, "b": 20, "l": 20, "r": 20})
+
+
+def pose_figure(truth=None, prediction=None, title=""):
+    """3D skeletons and the camera that sees them. truth, prediction: (15, 3) metres in the camera frame.
+
+    A NaN joint and its bones are left out. Raises ValueError for other shapes.
+    """
+    figure = go.Figure(_pose_traces(truth, prediction))
+    scene = _scene([pose for pose in (truth, prediction) if pose is not None])
+    return _layout(figure, title, scene=scene, margin={"t": 60, "b": 0, "l": 0, "r": 0})
+
+
+def frame_and_pose_figure(image, truth_2d=None, prediction_2d=None, truth_3d=None, prediction_3d=None, title=""):
+    """`frame_figure` and `pose_figure` of one frame side by side."""
+    figure = make_subplots(1, 2, specs=[[{"type": "xy"}, {"type": "scene"}]], horizontal_spacing=0.02)
+    # One legend does for both halves: the 3D half's, unless it has nothing that the frame shows.
+    in_3d = truth_3d is not None or prediction_3d is not None
+    figure.add_traces([_image(image), *_skeletons(truth_2d, prediction_2d, 2, legend=not in_3d)], rows=1, cols=1)
+    figure.add_traces(_pose_traces(truth_3d, prediction_3d), rows=1, cols=2)
+    _image_axes(figure, image, row=1, col=1)
+    figure.update_scenes(_scene([pose for pose in (truth_3d, prediction_3d) if pose is not None]))
+    return _layout(figure, title, margin={"t": 60, "b": 10, "l": 10, "r": 10})
+
+
+def _grid(count, columns, titles, spacing):
+    rows = max(1, math.ceil(count / columns))
+    gaps = {"horizontal_spacing": 0.01, "vertical_spacing": min(spacing, 1 / max(1, rows - 1) / 2)}
+    figure = make_subplots(rows, columns, subplot_titles=[str(title) for title in titles], **gaps)
+    figure.update_annotations(font_size=12)
+    # Cells that stay empty after the last picture.
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure, [{"row": i // columns + 1, "col": i % columns + 1} for i in range(count)], rows
+
+
+def contact_sheet(images, captions, columns=4, joints=None, title=""):
+    """Frames in a grid. images: a list of (H, W, 3) uint8 RGB; captions: a text each; joints: None or (15, 2) px each.
+
+    Raises ValueError where the lists differ in length.
+    """
+    joints = [None] * len(images) if joints is None else joints
+    if not len(images) == len(captions) == len(joints):
+        raise ValueError(f"{len(images)} images, {len(captions)} captions, {len(joints)} joints; expected equal counts")
+    figure, cells, rows = _grid(len(images), columns, captions, 0.06)
+    for image, pose, cell in zip(images, joints, cells, strict=True):
+        for trace in [_image(image), *_skeletons(pose, None, 2, legend=False)]:
+            figure.add_trace(trace, **cell)
+        _image_axes(figure, image, **cell)
+    return _layout(figure, title, height=100 + 260 * rows, margin={"t": 80, "b": 20, "l": 20, "r": 20})
+
+
+def heatmap_figure(image, heatmaps, joint_names=None, columns=5, title=""):
+    """Each joint's heatmap glowing over the darkened frame, captioned with its peak.
+
+    image: (H, W, 3) uint8 RGB; heatmaps: (J, h, w) in [0, 1] over the same view; joint_names: J names.
+    Raises ValueError where the names are not one a map.
+    """
+    heatmaps = np.asarray(heatmaps, dtype=np.float32)
+    names = LABELS[: len(heatmaps)] if joint_names is None else [name.replace("_", " ") for name in joint_names]
+    if heatmaps.ndim != 3 or len(names) != len(heatmaps):
+        raise ValueError(f"heatmaps of shape {heatmaps.shape} and {len(names)} joint names; expected (J, h, w) and J")
+    # Small pictures: the grid shows each at about this size.
+    scale = min(1, 256 / max(image.shape[:2]))
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None] * 0.45
+    titles = [f"{name} ({peak:.2f})" for name, peak in zip(names, heatmaps.max((1, 2)), strict=True)]
+    figure, cells, rows = _grid(len(heatmaps), columns, titles, 0.06)
+    for heatmap, cell in zip(heatmaps, cells, strict=True):
+        glow = cv2.resize(heatmap, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)[..., None]
+        colour = cv2.cvtColor(cv2.applyColorMap((glow * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+        picture = (grey * (1 - glow) + colour * np.sqrt(glow)).clip(0, 255).astype(np.uint8)
+        figure.add_trace(_image(picture), **cell)
+        _image_axes(figure, picture, **cell)
+    return _layout(figure, title, height=100 + 230 * rows, margin={"t": 80, "b": 20, "l": 20, "r": 20})
+
+
+def curves_figure(series, x_title, y_title, log_y=False, title=""):
+    """Lines over a shared axis. series: name -> (x, y). Lines differ in colour and in dash."""
+    figure = go.Figure()
+    for i, (name, (x, y)) in enumerate(series.items()):
+        line = {"color": PALETTE[i % len(PALETTE)], "dash": DASHES[i % len(DASHES)], "width": 2.5}
+        mode = "lines+markers" if len(x) <= 60 else "lines"
+        figure.add_trace(go.Scatter(x=np.asarray(x), y=np.asarray(y), name=name, mode=mode, line=line))
+    figure.update_xaxes(title_text=x_title)
+    figure.update_yaxes(title_text=y_title, type="log" if log_y else "linear")
+    return _layout(figure, title, showlegend=True, hovermode="x unified")
+
+
+def joint_error_figure(errors, title=""):
+    """Joint-wise errors as grouped bars (Fig. 4). errors: name -> (15,) mm. Raises ValueError for other shapes."""
+    figure = go.Figure()
+    for i, (name, values) in enumerate(errors.items()):
+        values = np.asarray(values, dtype=np.float64)
+        if values.shape != (NUM_JOINTS,):
+            raise ValueError(f"errors {name!r} of shape {values.shape}; expected ({NUM_JOINTS},)")
+        hover = "%{x}: %{y:.1f} mm"
+        figure.add_trace(
+            go.Bar(x=LABELS, y=values, name=name, marker_color=PALETTE[i % len(PALETTE)], hovertemplate=hover)
+        )
+    figure.update_xaxes(title_text="joint", tickangle=-40)
+    figure.update_yaxes(title_text="mean error (mm)")
+    return _layout(figure, title, barmode="group", showlegend=True)
+
+
+def comparison_figure(rows, x_title="error (mm)", title=""):
+    """A metric by method as bars, published figures pale and hatched, measured ones plain.
+
+    rows: mappings with "method", "metric", "value" and "source", which is "paper" (published) or "measured".
+    Raises ValueError for another source.
+    """
+    rows = list(rows)
+    if unknown := {row["source"] for row in rows} - {"paper", "measured"}:
+        raise ValueError(f"source {sorted(unknown)} in the rows; expected 'paper' or 'measured'")
+    # A method that was published and measured has two bars side by side, so its source is part of its label.
+    figure = go.Figure()
+    for i, metric in enumerate(dict.fromkeys(row["metric"] for row in rows)):
+        for source in ("paper", "measured"):
+            chosen = [row for row in rows if row["metric"] == metric and row["source"] == source]
+            if chosen:
+                figure.add_trace(
+                    go.Bar(
+                        x=[row["value"] for row in chosen],
+                        y=[f"{row['method']} ({source})" for row in chosen],
+                        name=f"{metric}, {source}",
+                        orientation="h",
+                        offsetgroup=metric,
+                        texttemplate="%{x:.1f}",
+                        textposition="outside",
+                        cliponaxis=False,
+                        marker={
+                            "color": PALETTE[i % len(PALETTE)],
+                            "opacity": 0.55 if source == "paper" else 1,
+                            "pattern": {"shape": "/" if source == "paper" else "", "fillmode": "replace"},
+                        },
+                    )
+                )
+    labels = list(dict.fromkeys(f"{row['method']} ({row['source']})" for row in rows))
+    figure.update_xaxes(title_text=x_title, rangemode="tozero")
+    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
+    return _layout(figure, title, barmode="group", showlegend=True, height=180 + 50 * len(labels))
+
+
+def camera_figure(camera, title=""):
+    """A FisheyeCamera: image radius over the angle from the optical axis, and circles of equal angle in the image."""
+    figure = make_subplots(1, 2, column_widths=[0.45, 0.55], horizontal_spacing=0.12)
+    limit = camera.radius or math.hypot(*camera.size) / 2
+    rho = np.linspace(0, limit, 200)
+    rays = camera.unproject(np.add(camera.centre, rho[:, None] * [1, 0]), 1.0)
+    angle = np.degrees(np.arctan2(rays[:, 0], rays[:, 2]))
+    for name, x, y, colour, dash in (
+        ("unproject (polynomialC2W)", angle, rho, PALETTE[0], "solid"),
+        ("project (polynomialW2C)", angle, camera.project(rays)[:, 0] - camera.centre[0], PALETTE[1], "dash"),
+    ):
+        line = {"color": colour, "dash": dash, "width": 3}
+        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines", line=line), row=1, col=1)
+    figure.update_xaxes(title_text="angle from the optical axis (degrees)", row=1, col=1)
+    figure.update_yaxes(title_text="distance from the principal point (px)", row=1, col=1)
+
+    turn = np.linspace(0, 2 * np.pi, 181)
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    for degrees in range(15, math.ceil(angle.max()), 15):
+        theta = math.radians(degrees)
+        ring = camera.project(np.concatenate([circle * math.sin(theta), np.full((181, 1), math.cos(theta))], axis=-1))
+        line = {"color": PALETTE[0], "width": 2 if degrees % 90 == 0 else 1}
+        # The angle is written once, at the ring's highest point.
+        label = [f"{degrees}°" if i == 135 else "" for i in range(181)]
+        figure.add_trace(
+            go.Scatter(x=ring[:, 0], y=ring[:, 1], mode="lines+text", line=line, text=label, name=f"{degrees}°",
+                       textposition="bottom center", showlegend=False, hoverinfo="name"),
+            row=1, col=2,
+        )  # fmt: skip
+    if camera.radius:
+        ring = camera.centre + camera.radius * circle
+        style = {"mode": "lines", "line": {"color": PALETTE[1], "width": 3, "dash": "dot"}, "name": "image circle"}
+        figure.add_trace(go.Scatter(x=ring[:, 0], y=ring[:, 1], **style), row=1, col=2)
+    centre = {"mode": "markers", "marker": {"symbol": "cross", "size": 10, "color": "black"}, "name": "principal point"}
+    figure.add_trace(go.Scatter(x=camera.centre[:1], y=camera.centre[1:], **centre), row=1, col=2)
+    width, height = camera.size
+    border = {"x0": -0.5, "y0": -0.5, "x1": width - 0.5, "y1": height - 0.5, "line": {"color": "#555555"}}
+    figure.add_shape(type="rect", row=1, col=2, **border)
+    figure.update_xaxes(title_text="u (px)", range=[-40, width + 40], constrain="domain", row=1, col=2)
+    vertical = {"range": [height + 40, -40], "scaleanchor": "x2", "constrain": "domain"}
+    figure.update_yaxes(title_text="v (px)", row=1, col=2, **vertical)
+    return _layout(figure, title, legend={"orientation": "h", "y": -0.2})

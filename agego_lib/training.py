@@ -1,0 +1,153 @@
+"""The three training runs (Sec. 4.2): 2D heatmaps, motion, 3D pose; one loop on Lightning Fabric, three objectives."""
+
+import math
+import os
+from collections import defaultdict
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from agego_lib import metrics
+from agego_lib.heatmaps import gaussian_heatmaps
+from agego_lib.images import normalise
+from agego_lib.losses import PoseLoss, heatmap_loss
+from agego_lib.progress import bar
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why and what to change."""
+
+
+class HeatmapObjective(nn.Module):
+    """Eq. 1 on Gaussian targets (Eq. 7); sigma in pixels of the heatmap."""
+
+    def __init__(self, net, loss="bce", sigma=2.0):
+        super().__init__()
+        self.net, self.loss, self.sigma = net, loss, sigma
+
+    def forward(self, batch):
+        images = batch["image"]
+        logits = self.net(normalise(images).contiguous(memory_format=torch.channels_last))
+        scale = logits.shape[-1] / images.shape[-1]
+        target = gaussian_heatmaps((batch["joints"] + 0.5) * scale - 0.5, logits.shape[-1], self.sigma)
+        loss = heatmap_loss(logits.float(), target, self.loss)
+        return loss, {"loss": loss.detach()}
+
+
+class ActionObjective(nn.Module):
+    """Action recognition of every labelled frame, which teaches the temporal blocks when no Ego4D checkpoint is given."""
+
+    def __init__(self, projection, motion_encoder, head):
+        super().__init__()
+        self.projection, self.motion_encoder, self.head = projection, motion_encoder, head
+
+    def forward(self, batch):
+        mask, action = batch["mask"], batch["action"]
+        labelled = mask & (action >= 0)
+        logits = self.head(self.motion_encoder(self.projection(batch["pooled"], mask), mask))
+        loss = F.cross_entropy(logits[labelled].float(), action[labelled])
+        accuracy = (logits.argmax(-1) == action)[labelled].float().mean()
+        return loss, {"loss": loss.detach(), "accuracy": accuracy}
+
+
+class PoseObjective(nn.Module):
+    """The composite loss of Sec. 3.4 on windows of stored frozen features, or of images."""
+
+    def __init__(self, model, loss_settings):
+        super().__init__()
+        self.model = model
+        self.loss = PoseLoss(loss_settings.lambda_pos, loss_settings.lambda_bone, loss_settings.lambda_cos)
+
+    def forward(self, batch):
+        mask, target = batch["mask"], batch["joints_3d"]
+        if "images" in batch:
+            prediction = self.model(normalise(batch["images"]), mask)
+        else:
+            prediction = self.model.forward_features(batch.get("heatmaps"), batch.get("trunk"), mask)
+        total, terms = self.loss(prediction.float(), target, mask)
+        values = {name: term.detach() for name, term in terms.items()}
+        error = metrics.mpjpe(prediction.detach().float()[mask], target[mask])
+        return total, {"loss": total.detach(), **values, "mpjpe_mm": error * 1000}
+
+
+def make_fabric(engine, seed):
+    """A started Fabric of the settings' devices and precision; seeds and CPU threads are set here, in one place."""
+    torch.set_num_threads(engine.threads or os.cpu_count())
+    fabric = Fabric(
+        accelerator=engine.accelerator,
+        devices=engine.devices,
+        num_nodes=engine.num_nodes,
+        strategy=engine.strategy,
+        precision=engine.precision,
+    )
+    fabric.launch()
+    fabric.seed_everything(seed, verbose=False)
+    return fabric
+
+
+def learning_rate_factor(step, steps, warmup, final):
+    """Linear warm-up to 1, then a cosine to `final` at the last step (Sec. 4.2: cosine annealing)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    share = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=None):
+    """Train every parameter of `objective` that requires gradients; returns it, on the CPU, in evaluation mode.
+
+    objective: module whose call on a batch gives (loss, values). optimiser: OptimiserSettings; engine: EngineSettings.
+    log: called with (step, values) for the mean values since the last call, about 100 times a run.
+    Raises TrainingError where the data set has no item or a loss is not finite.
+    """
+    if not len(dataset):
+        raise TrainingError(f"{label}: no training item; look at the preparation's report of what it skipped")
+    fabric = make_fabric(engine, seed)
+    loader = DataLoader(
+        dataset,
+        batch_size=min(optimiser.batch_size, len(dataset)),
+        shuffle=True,
+        drop_last=True,
+        num_workers=engine.workers,
+        persistent_workers=engine.workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator().manual_seed(seed),
+    )
+    steps = optimiser.epochs * len(loader)
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda s: learning_rate_factor(s, steps, optimiser.warmup_steps, optimiser.lr_final / optimiser.lr)
+    )
+    run, adam = fabric.setup(objective, adam)
+    loader = fabric.setup_dataloaders(loader)
+    run.train()
+    every, step, since = max(1, steps // 100), 0, defaultdict(list)
+    with bar(steps, label, "step") as progress:
+        for epoch in range(optimiser.epochs):
+            if hasattr(loader.sampler, "set_epoch"):
+                loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                loss, values = run(batch)
+                if not torch.isfinite(loss):
+                    raise TrainingError(f"{label}: loss {loss.item()} at step {step}; lower the learning rate or the precision's risk")
+                fabric.backward(loss)
+                if optimiser.grad_clip:
+                    fabric.clip_gradients(run, adam, max_norm=optimiser.grad_clip)
+                adam.step()
+                schedule.step()
+                adam.zero_grad(set_to_none=True)
+                for name, value in values.items():
+                    since[name].append(float(value))
+                step += 1
+                progress.update()
+                if step % every == 0 or step == steps:
+                    means = {name: sum(v) / len(v) for name, v in since.items()}
+                    progress.set_postfix({name: f"{v:.4g}" for name, v in means.items() if name in ("loss", "accuracy", "mpjpe_mm")})
+                    if log and fabric.is_global_zero:
+                        log(step, means)
+                    since.clear()
+    return objective.cpu().eval()

@@ -1,0 +1,255 @@
+"""The fisheye camera against a scalar loop, a closed-form lens and the data sets' own calibrations."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+REAL_CALIBRATIONS = ("fisheye.calibration.json", "fisheye.calibration_05_08.json")
+
+
+def stereographic(f=280.0, size=(1280, 1024), centre=(652.25, 521.5), radius=500.0):
+    """Calibration of a stereographic lens, rho = 2 f tan(phi / 2) with phi the angle from the optical axis.
+
+    Its inverse polynomial is exact, z' = -(f - rho^2 / (4 f)); the forward one is fitted.
+    """
+    phi = np.linspace(0, 2 * math.atan(radius / (2 * f)), 400)
+    forward = np.polynomial.Polynomial.fit(phi - math.pi / 2, 2 * f * np.tan(phi / 2), 10).convert().coef
+    return {
+        "size": list(size),
+        "intrinsic": [[1, 0, centre[0], 0], [0, 1, centre[1], 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+        "imageCircleRadius": radius,
+        "polynomialC2W": [-f, 0.0, 1 / (4 * f)],
+        "polynomialW2C": list(forward),
+        "affine": [1.0, 0.0, 0.0],
+    }
+
+
+def load(tmp_path, raw):
+    path = tmp_path / "calibration.json"
+    path.write_text(raw if isinstance(raw, str) else json.dumps(raw))
+    return FisheyeCamera.from_json(path)
+
+
+def real_calibration(name):
+    if not (REAL / name).exists():
+        pytest.skip(f"no real calibration {name} beside the repository")
+    return REAL / name
+
+
+@pytest.fixture
+def camera(tmp_path):
+    return load(tmp_path, stereographic())
+
+
+@pytest.fixture(params=[None, *REAL_CALIBRATIONS])
+def calibration(request):
+    """The raw JSON of the closed-form lens and of each real calibration."""
+    return json.loads(real_calibration(request.param).read_text()) if request.param else stereographic()
+
+
+def loop_project(raw, point):
+    x, y, z = point
+    r = math.sqrt(x * x + y * y)
+    cx, cy = raw["intrinsic"][0][2], raw["intrinsic"][1][2]
+    if r == 0:
+        return cx, cy
+    theta = math.atan(-z / r)
+    rho = sum(b * theta**i for i, b in enumerate(raw["polynomialW2C"]))
+    return x / r * rho + cx, y / r * rho + cy
+
+
+def loop_unproject(raw, pixel, distance):
+    x, y = pixel[0] - raw["intrinsic"][0][2], pixel[1] - raw["intrinsic"][1][2]
+    rho = math.sqrt(x * x + y * y)
+    z = -sum(a * rho**i for i, a in enumerate(raw["polynomialC2W"]))
+    norm = math.sqrt(x * x + y * y + z * z)
+    return [distance * value / norm for value in (x, y, z)]
+
+
+def pixels_in_circle(camera, count=2000):
+    rng = np.random.default_rng(0)
+    rho, angle = camera.radius * np.sqrt(rng.uniform(size=count)), rng.uniform(0, 2 * np.pi, count)
+    return np.stack([rho * np.cos(angle), rho * np.sin(angle)], -1) + camera.centre
+
+
+def test_project_and_unproject_are_the_datasets_formulas(tmp_path, calibration):
+    camera = load(tmp_path, calibration)
+    rng = np.random.default_rng(1)
+    points = np.concatenate([rng.normal((0, 0, 1.2), size=(4, 20, 3)), [[[0, 0, 2.0]] * 20]])
+    pixels = camera.project(points)
+    assert pixels.shape == (5, 20, 2) and pixels.dtype == np.float64
+    distances = rng.uniform(0.1, 3, (5, 20))
+    rays = camera.unproject(pixels, distances)
+    for place in np.ndindex(5, 20):
+        np.testing.assert_allclose(pixels[place], loop_project(calibration, points[place]), rtol=1e-11)
+        wanted = loop_unproject(calibration, pixels[place], distances[place])
+        np.testing.assert_allclose(rays[place], wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_round_trip_over_the_image_circle(tmp_path, calibration):
+    camera = load(tmp_path, calibration)
+    pixels = pixels_in_circle(camera)
+    distances = np.random.default_rng(2).uniform(0.2, 3, len(pixels))
+    points = camera.unproject(pixels, distances)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=-1), distances)
+    # The real calibrations' two polynomials agree to about 2e-5 px.
+    assert np.abs(camera.project(points) - pixels).max() < 1e-3
+
+
+def test_unproject_is_the_closed_form_lens(camera):
+    for degrees in (0, 10, 45, 80):
+        phi = math.radians(degrees)
+        rho = 2 * 280.0 * math.tan(phi / 2)
+        right = camera.unproject(np.add(camera.centre, [rho, 0]), 2.0)
+        np.testing.assert_allclose(right, [2 * math.sin(phi), 0, 2 * math.cos(phi)], atol=1e-12)
+        below = camera.project([0, math.sin(phi), math.cos(phi)])
+        np.testing.assert_allclose(below, np.add(camera.centre, [0, rho]), atol=1e-3)
+
+
+def test_optical_axis_and_undefined_points(camera):
+    points = [[0, 0, 1.5], [0, 0, -1.0], [0, 0, 0], [np.nan, 0, 1], [0, np.nan, 1], [0, 0, np.nan], [0.1, 0, 1]]
+    with np.errstate(all="raise"):
+        pixels = camera.project(points)
+    np.testing.assert_array_equal(pixels[0], camera.centre)
+    assert np.isnan(pixels[1:6]).all() and np.isfinite(pixels[6]).all()
+    # Approaching the axis has the same limit as standing on it.
+    np.testing.assert_allclose(camera.project([1e-9, -1e-9, 1]), camera.centre, atol=1e-3)
+    np.testing.assert_allclose(camera.unproject(camera.centre, 2.0), [0, 0, 2])
+    assert np.isnan(camera.unproject([np.nan, 3.0], 1.0)).all()
+
+
+def test_points_right_and_below_land_right_and_below(camera):
+    u, v = (camera.project([0.2, 0.1, 1]) - camera.centre).T
+    assert u > v > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([0.25, 0.125, 0.5, 2.0]), st.integers(0, 2**32 - 1))
+def test_scaled_camera_is_the_camera_of_the_resized_image(factor, seed):
+    raw = stereographic()
+    camera = FisheyeCamera((1280, 1024), (652.25, 521.5), tuple(raw["polynomialC2W"]), tuple(raw["polynomialW2C"]), 500)
+    small = camera.scaled(factor)
+    points = np.random.default_rng(seed).normal((0, 0, 1), size=(10, 3))
+    pixels = camera.project(points)
+    resized = (pixels + 0.5) * factor - 0.5
+    np.testing.assert_allclose(small.project(points), resized, rtol=1e-10)
+    np.testing.assert_allclose(small.unproject(resized, 1.3), camera.unproject(pixels, 1.3), atol=1e-10)
+    assert small.size == (1280 * factor, 1024 * factor) and small.radius == 500 * factor
+
+
+def test_in_image_knows_border_and_circle(camera):
+    u, v = camera.centre
+    inside = camera.in_image([[u, v], [u + 499, v], [u + 501, v], [u, -0.4], [u, -0.6], [u, 1023.6], [np.nan, v]])
+    assert inside.tolist() == [True, True, False, False, False, False, False]
+    no_circle = FisheyeCamera((4, 3), (2, 1), (-1.0,), (1.0,))
+    corners = [[-0.5, -0.5], [3.4, 2.4], [3.5, 0], [0, 2.5]]
+    assert no_circle.in_image(corners).tolist() == [True, True, False, False]
+
+
+def test_json_round_trip_keeps_the_camera(tmp_path, calibration):
+    camera = load(tmp_path, calibration)
+    assert load(tmp_path, camera.to_json()) == camera
+
+
+@pytest.mark.parametrize("field, value", [
+    ("size", [1280]), ("size", [0, 10]), ("size", "wide"), ("intrinsic", [[1, 0]]), ("intrinsic", None),
+    ("intrinsic", [[1, 0, math.nan], [0, 1, 5]]), ("polynomialC2W", []), ("polynomialC2W", "a"),
+    ("polynomialW2C", [1.0, math.nan]), ("polynomialW2C", [[1.0]]), ("imageCircleRadius", -3),
+    ("imageCircleRadius", "512"),
+])  # fmt: skip
+def test_an_unusable_field_is_named(tmp_path, field, value):
+    with pytest.raises(CalibrationError, match=r"calibration\.json") as caught:
+        load(tmp_path, stereographic() | {field: value})
+    assert f"'{field}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["size", "intrinsic", "polynomialC2W", "polynomialW2C"])
+def test_a_missing_field_is_named(tmp_path, field):
+    raw = stereographic()
+    del raw[field]
+    with pytest.raises(CalibrationError, match=rf"calibration\.json.*'{field}'"):
+        load(tmp_path, raw)
+
+
+def test_a_missing_circle_and_affine_are_allowed(tmp_path):
+    raw = stereographic()
+    del raw["imageCircleRadius"], raw["affine"]
+    assert load(tmp_path, raw).radius is None
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]"])
+def test_a_file_that_is_no_calibration_is_named(tmp_path, text):
+    with pytest.raises(CalibrationError, match=r"calibration\.json"):
+        load(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CalibrationError, match=r"nowhere\.json: no such calibration file"):
+        FisheyeCamera.from_json(tmp_path / "nowhere.json")
+
+
+FULL = (1280, 1024)
+
+
+@pytest.mark.parametrize("crop", ["none", "square"])
+@pytest.mark.parametrize("size", [256, 64])
+def test_view_pixels_are_a_loop_over_pixel_edges(crop, size):
+    view = InputView(FULL, 256, crop)
+    left, top, width, height = (0, 0, 1280, 1024) if crop == "none" else (128, 0, 1024, 1024)
+    pixels = np.random.default_rng(0).uniform(0, 1000, (3, 5, 2))
+    found = view.to_view(pixels, size)
+    for place in np.ndindex(3, 5):
+        u, v = pixels[place]
+        # Edges, half a pixel before the centres, are what a resize keeps in proportion.
+        wanted = (u + 0.5 - left) / width * size - 0.5, (v + 0.5 - top) / height * size - 0.5
+        np.testing.assert_allclose(found[place], wanted, atol=1e-9)
+    np.testing.assert_allclose(view.to_full(found, size), pixels)
+
+
+@pytest.mark.parametrize("crop", ["none", "square"])
+@pytest.mark.parametrize("pixel", [(300, 200), (641, 511), (1003, 14), (150, 1020)])
+def test_a_dot_lands_where_to_view_says(crop, pixel):
+    image = np.zeros((1024, 1280, 3), np.uint8)
+    image[pixel[1], pixel[0]] = 255
+    view = InputView(FULL, 256, crop)
+    small = view.apply(image)
+    assert small.shape == (256, 256, 3) and small.dtype == np.uint8
+    v, u = np.unravel_index(small[..., 0].argmax(), (256, 256))
+    assert np.abs(view.to_view(pixel) - [u, v]).max() <= 0.5
+
+
+@pytest.mark.parametrize("crop", ["none", "square"])
+def test_a_cropped_frame_is_seen_as_the_full_one(crop):
+    rng = np.random.default_rng(0)
+    full = np.zeros((1024, 1280, 3), np.uint8)
+    full[:, 128:1152] = rng.integers(0, 255, (1024, 1024, 3))
+    view = InputView(FULL, 64, crop)
+    np.testing.assert_array_equal(view.apply(full[:, 128:1152]), view.apply(full))
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"640x480.*1280x1024"):
+        InputView(FULL).apply(np.zeros((480, 640, 3), np.uint8))
+    with pytest.raises(ValueError, match="'middle'"):
+        InputView(FULL, crop="middle")
+
+
+@pytest.mark.parametrize("name, cropped", [("img_001000.jpg", False), ("img_001796.jpg", True)])
+def test_real_frames_fill_the_view(name, cropped):
+    if not (REAL / name).exists():
+        pytest.skip(f"no real frame {name} beside the repository")
+    import cv2
+
+    image = cv2.imread(str(REAL / name))
+    assert (image.shape[1] == 1024) == cropped
+    view = InputView(FULL, 256, "square").apply(image)
+    # The image circle: bright in the middle, dark in the corners.
+    assert view[96:160, 96:160].mean() > 4 * view[:16, :16].mean()

@@ -1,0 +1,142 @@
+"""Metrics against SciPy, closed forms and the invariances that Sec. 4.3 promises."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from agego_lib.metrics import mpjpe, pa_mpjpe, pck, per_joint_error, procrustes_align
+
+
+def scipy_align(pred, target):
+    """Best similarity of one frame: SciPy's rotation, then the least-squares scale for it."""
+    x, y = pred - pred.mean(0), target - target.mean(0)
+    turned = Rotation.align_vectors(y, x)[0].apply(x)
+    return turned * (turned * y).sum() / (x * x).sum() + target.mean(0)
+
+
+@pytest.fixture
+def poses():
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(3, 8, 15, 3))
+    return target + 0.2 * rng.normal(size=target.shape), target
+
+
+def test_mpjpe_is_the_mean_distance(poses):
+    pred, target = poses
+    assert mpjpe(pred, target) == pytest.approx(np.sqrt(((pred - target) ** 2).sum(-1)).mean())
+    assert isinstance(mpjpe(pred, target), float)
+    # A 3-4-5 triangle at each joint.
+    assert mpjpe(target + np.array([0.3, 0, 0.4]), target) == pytest.approx(0.5)
+
+
+def test_alignment_is_scipys(poses):
+    pred, target = poses
+    aligned = procrustes_align(pred, target)
+    for frame in np.ndindex(3, 8):
+        np.testing.assert_allclose(aligned[frame], scipy_align(pred[frame], target[frame]), atol=1e-10)
+    assert pa_mpjpe(pred, target) == pytest.approx(np.linalg.norm(aligned - target, axis=-1).mean())
+
+
+def test_alignment_is_a_minimum(poses):
+    pred, target = (p[0, 0] for p in poses)
+    aligned = procrustes_align(pred, target)
+    best = ((aligned - target) ** 2).sum()
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        moved = Rotation.from_rotvec(rng.normal(0, 0.05, 3)).apply(aligned) * rng.normal(1, 0.05)
+        assert ((moved + rng.normal(0, 0.02, 3) - target) ** 2).sum() >= best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.floats(-50, 50))
+def test_pa_mpjpe_does_not_see_a_similarity(seed, scale, shift):
+    rng = np.random.default_rng(seed)
+    pred, target = rng.normal(size=(2, 15, 3))
+    moved = scale * Rotation.random(rng=rng).apply(pred) + shift
+    assert pa_mpjpe(moved, target) == pytest.approx(pa_mpjpe(pred, target), rel=1e-6)
+    assert pa_mpjpe(scale * Rotation.random(rng=rng).apply(target) + shift, target) < 1e-9
+
+
+def test_each_frame_has_its_own_alignment(poses):
+    _, target = poses
+    turns = Rotation.random(24, rng=np.random.default_rng(2)).as_matrix().reshape(3, 8, 3, 3)
+    assert pa_mpjpe(target @ turns, target) < 1e-9
+
+
+def test_a_mirrored_pose_is_not_reflected_back(poses):
+    _, target = poses
+    mirrored = target * [-1, 1, 1]
+    assert pa_mpjpe(mirrored, target, reduce="none").min() > 0.1
+    np.testing.assert_allclose(procrustes_align(mirrored, target)[0, 0], scipy_align(mirrored[0, 0], target[0, 0]))
+
+
+def test_degenerate_poses_stay_finite(poses):
+    _, target = poses
+    centre = target.mean(-2, keepdims=True)
+    point = np.zeros_like(target)
+    np.testing.assert_allclose(procrustes_align(point, target), np.broadcast_to(centre, target.shape), atol=1e-12)
+    assert pa_mpjpe(point, point) == 0
+    assert pa_mpjpe(target, point + 1) == pytest.approx(0, abs=1e-12)
+    line = np.linspace(0, 1, 15)[:, None] * [1.0, 2, 3]
+    assert pa_mpjpe(line, line[:, [2, 0, 1]]) == pytest.approx(0, abs=1e-12)
+    flat = target * [1, 1, 0]
+    assert np.isfinite(procrustes_align(flat, target)).all()
+
+
+def test_a_nan_frame_is_nan_and_leaves_the_others(poses):
+    pred, target = poses
+    broken = pred.copy()
+    broken[0, 0, 4, 1] = np.nan
+    for metric in (mpjpe, pa_mpjpe):
+        values = metric(broken, target, reduce="none")
+        assert np.isnan(values[0, 0]) and np.isnan(values).sum() == 1
+        np.testing.assert_allclose(values[1:], metric(pred, target, reduce="none")[1:])
+        assert np.isnan(metric(broken, target))
+
+
+def test_per_frame_and_per_joint_values_average_to_the_metric(poses):
+    pred, target = poses
+    for metric in (mpjpe, pa_mpjpe):
+        frames = metric(pred, target, reduce="none")
+        assert frames.shape == (3, 8) and frames.mean() == pytest.approx(metric(pred, target))
+    joints = per_joint_error(pred, target)
+    assert joints.shape == (15,) and joints.mean() == pytest.approx(mpjpe(pred, target))
+    assert per_joint_error(pred, target, reduce="none").shape == (3, 8, 15)
+    moved = target.copy()
+    moved[..., 6, 2] += 0.25
+    np.testing.assert_allclose(per_joint_error(moved, target), [0.25 if j == 6 else 0 for j in range(15)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_in_torch_out(poses, dtype):
+    pred, target = (torch.from_numpy(p).to(dtype) for p in poses)
+    for metric in (mpjpe, pa_mpjpe, per_joint_error, procrustes_align):
+        result = metric(pred, target)
+        assert isinstance(result, torch.Tensor) and result.dtype == dtype
+        np.testing.assert_allclose(result.numpy(), metric(*poses), rtol=1e-4, atol=1e-5)
+    assert mpjpe(pred, target).ndim == 0
+    assert pck(pred, target, 0.3).ndim == 0
+
+
+def test_pck_counts_what_can_be_counted():
+    target = np.zeros((1, 5, 2))
+    pred = np.array([[[0, 0], [3, 4], [3, 4.01], [np.nan, 0], [0, 0]]])
+    target[0, 4] = np.nan
+    assert pck(pred, target, 5) == 2 / 4
+    assert pck(np.zeros((2, 15, 3)), np.ones((2, 15, 3)), 1.8) == 1
+
+
+@pytest.mark.parametrize("metric", [mpjpe, pa_mpjpe, per_joint_error, procrustes_align])
+def test_shapes_that_do_not_fit_are_refused(metric):
+    with pytest.raises(ValueError, match=r"pred \(2, 15, 3\) and target \(1, 15, 3\)"):
+        metric(np.zeros((2, 15, 3)), np.zeros((1, 15, 3)))
+    with pytest.raises(ValueError, match=r"\(\.\.\., J, 3\)"):
+        metric(np.zeros((15, 2)), np.zeros((15, 2)))
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="'mean' or 'none'"):
+        mpjpe(np.zeros((15, 3)), np.zeros((15, 3)), reduce="sum")
