@@ -63,9 +63,7 @@ def predict_sequence(model, frames, *, length=64, stride=32, chunk=32, features=
         mask = None
         if stop - start < length:
             pad = length - (stop - start)
-            window = [
-                None if w is None else torch.cat([w, w.new_zeros(1, pad, *w.shape[2:])], dim=1) for w in window
-            ]
+            window = [None if w is None else torch.cat([w, w.new_zeros(1, pad, *w.shape[2:])], dim=1) for w in window]
             mask = torch.arange(length, device=next(model.parameters()).device)[None] < stop - start
         motion = model.motion_encoder(window[1], mask) if model.use_motion else None
         pose = model.decoder(window[0], motion)[0, : stop - start].float().cpu().numpy()

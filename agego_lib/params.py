@@ -87,6 +87,7 @@ class HeatmapSettings:
     fpn_channels: tuple[int, int, int, int] = setting(low=1)
     loss: Literal["bce", "mse"]
     sigma: float = setting(above=0)
+    pos_weight: float = setting(above=0)
     optimiser: OptimiserSettings
 
 
@@ -213,7 +214,11 @@ def _scalar(kind, value, where, limits):
     if isinstance(value, bool) or not isinstance(value, allowed) or value != value:
         _refuse(where, value, expected)
     low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
-    if (low is not None and value < low) or (above is not None and value <= above) or (high is not None and value > high):
+    if (
+        (low is not None and value < low)
+        or (above is not None and value <= above)
+        or (high is not None and value > high)
+    ):
         _refuse(where, value, expected)
     return kind(value)
 
@@ -275,7 +280,11 @@ def from_dict(raw, source="params.yaml"):
     if settings.prepare.size % 32:
         _refuse(f"{source}: prepare.size", settings.prepare.size, "a multiple of 32, the encoder's total stride")
     if settings.motion.local_blocks > settings.motion.depth:
-        _refuse(f"{source}: motion.local_blocks", settings.motion.local_blocks, f"at most motion.depth ({settings.motion.depth})")
+        _refuse(
+            f"{source}: motion.local_blocks",
+            settings.motion.local_blocks,
+            f"at most motion.depth ({settings.motion.depth})",
+        )
     if settings.visual.init == "heatmap_encoder" and settings.visual.backbone != "resnet18":
         _refuse(f"{source}: visual.backbone", settings.visual.backbone, "resnet18, as visual.init is heatmap_encoder")
     return settings

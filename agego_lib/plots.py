@@ -1,7 +1,7 @@
 """Plotly figures of frames, poses, heatmaps, cameras and results.
 
 Colours: the wearer's right and left side as in `skeleton.SIDE_COLOURS`. Where a figure holds both, the prediction has
-the sides' colours and solid bones, the truth one neutral colour and dashed bones.
+the sides' colours and solid bones, the truth is dark and dashed.
 """
 
 import base64
@@ -14,8 +14,9 @@ from plotly.subplots import make_subplots
 
 from .skeleton import BONES, JOINT_NAMES, NUM_JOINTS, SIDE_COLOURS, side
 
-# Okabe-Ito, without its yellow, which is faint on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe-Ito, without its yellow, which is faint on white, and without the two colours that mean right and left.
+PALETTE = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+TRUTH_COLOUR = "#222222"
 DASHES = ("solid", "dash", "dot", "dashdot")
 LABELS = tuple(name.replace("_", " ") for name in JOINT_NAMES)
 
@@ -58,57 +59,49 @@ def _lines(joints, bones):
     return segments.reshape(-1, joints.shape[-1])
 
 
-def _skeleton(joints, name, neutral=None, casing=None, legend=True):
+def _skeleton(joints, name, neutral, legend):
     """Traces of one skeleton (J, 2) or (J, 3): its bones, then a trace of all its joints called `name`.
 
-    neutral: one colour, dashed, instead of the sides' colours. casing: colour of an outline under 2D bones.
+    neutral: dark and dashed instead of the sides' colours.
     """
-    trace = go.Scatter if joints.shape[-1] == 2 else go.Scatter3d
-    width, dot = (3, 7) if joints.shape[-1] == 2 else (6, 4)
+    flat = joints.shape[-1] == 2
+    trace, width, dot = (go.Scatter, 3, 7) if flat else (go.Scatter3d, 6, 4)
 
     def draw(values, **style):
         return trace(**dict(zip("xyz", values.T, strict=False)), legendgroup=name, **style)
 
-    traces = []
-    if casing:
-        line = {"color": casing, "width": width + 2.5}
-        traces.append(draw(_lines(joints, BONES), mode="lines", line=line, hoverinfo="skip", showlegend=False))
-    for part, colour in {"all": neutral}.items() if neutral else SIDE_COLOURS.items():
-        bones = [bone for bone in BONES if neutral or side(bone[1]) == part]
-        if bones:
-            line = {"color": colour, "width": width, "dash": "dash" if neutral else "solid"}
-            label = name if neutral else f"{name}, {part}"
-            traces.append(
-                draw(_lines(joints, bones), mode="lines", line=line, name=label, hoverinfo="skip", showlegend=legend)
-            )
-    colours = [neutral or SIDE_COLOURS[side(joint)] for joint in range(NUM_JOINTS)]
-    place = "%{x:.1f}, %{y:.1f} px" if joints.shape[-1] == 2 else "%{x:.3f}, %{y:.3f}, %{z:.3f} m"
-    outline = {"color": casing or "white", "width": 1}
+    def draw_bones(bones, label, **line):
+        shown = label is not None and legend
+        return draw(_lines(joints, bones), mode="lines", line=line, name=label, hoverinfo="skip", showlegend=shown)
+
+    # On a photograph a white outline keeps the bones apart from whatever is behind them.
+    traces = [draw_bones(BONES, None, color="white", width=width + 2.5)] if flat else []
+    if neutral:
+        traces.append(draw_bones(BONES, name, color=TRUTH_COLOUR, width=width, dash="dash"))
+    else:
+        for part in ("right", "left"):
+            bones = [bone for bone in BONES if side(bone[1]) == part]
+            traces.append(draw_bones(bones, f"{name}, {part}", color=SIDE_COLOURS[part], width=width))
+    colours = [TRUTH_COLOUR if neutral else SIDE_COLOURS[side(joint)] for joint in range(NUM_JOINTS)]
+    marker = {"color": colours, "size": dot, "line": {"color": "white", "width": 1}}
+    place = "%{x:.1f}, %{y:.1f} px" if flat else "%{x:.3f}, %{y:.3f}, %{z:.3f} m"
+    hover = f"%{{text}}<br>{place}<extra>{name}</extra>"
     traces.append(
-        draw(
-            joints,
-            mode="markers",
-            name=name,
-            text=LABELS,
-            marker={"color": colours, "size": dot, "line": outline},
-            hovertemplate="%{text}<br>" + place + f"<extra>{name}</extra>",
-            showlegend=False,
-        )
+        draw(joints, mode="markers", name=name, text=LABELS, marker=marker, hovertemplate=hover, showlegend=False)
     )
     return traces
 
 
-def _skeletons(truth, prediction, dim, legend=True):
-    """Traces of truth and prediction (either may be None), (J, dim) each."""
-    both, traces = truth is not None and prediction is not None, []
+def _skeletons(truth, prediction, dim, legend=True, compared=None):
+    """Traces of truth and prediction (either may be None), (J, dim) each.
+
+    compared: whether the figure holds a prediction that the truth must not be mistaken for (None: where one is given).
+    """
+    compared = prediction is not None if compared is None else compared
+    traces = []
     for name, joints in (("truth", truth), ("prediction", prediction)):
         if joints is not None:
-            as_reference = both and name == "truth"
-            # On a photograph the outline keeps bones apart from whatever is behind them.
-            neutral, casing = ("white", "black") if dim == 2 else ("#333333", None)
-            if not as_reference:
-                neutral, casing = None, "white" if dim == 2 else None
-            traces += _skeleton(_joints(joints, dim), name, neutral, casing, legend)
+            traces += _skeleton(_joints(joints, dim), name, compared and name == "truth", legend)
     return traces
 
 
@@ -123,20 +116,21 @@ def _scene(poses):
     axes = {}
     for i, name in enumerate(("x right (m)", "y down (m)", "z forward (m)")):
         limits = [low[i], high[i]] if i == 0 else [high[i], low[i]]
-        axes[f"{'xyz'[i]}axis"] = {"title": {"text": name}, "range": limits, "dtick": 0.5}
+        axes[f"{'xyz'[i]}axis"] = {"title": {"text": name}, "range": limits, "dtick": 0.25, "gridcolor": "#C8D0D8"}
     return axes | {
         "aspectmode": "manual",
         "aspectratio": dict(zip("xyz", 1.2 * spans, strict=True)),
-        "camera": {"eye": {"x": 0.9, "y": 1.6, "z": 0.35}, "up": {"x": 0, "y": 0, "z": 1}},
+        # Aimed a little low, where the titles of the x and y axes need room.
+        "camera": {"eye": {"x": 0.9, "y": 1.6, "z": 0.25}, "center": {"x": 0, "y": 0, "z": -0.12}},
     }
 
 
-def _pose_traces(truth, prediction, legend=True):
+def _pose_traces(truth, prediction, compared=None):
     camera = go.Scatter3d(
         x=[0], y=[0], z=[0], mode="markers+text", text=["camera"], textposition="top center", name="camera",
         marker={"symbol": "diamond", "size": 4, "color": "black"}, showlegend=False, hoverinfo="skip",
     )  # fmt: skip
-    return [*_skeletons(truth, prediction, 3, legend), camera]
+    return [*_skeletons(truth, prediction, 3, compared=compared), camera]
 
 
 def frame_figure(image, truth=None, prediction=None, title=""):
@@ -146,7 +140,7 @@ def frame_figure(image, truth=None, prediction=None, title=""):
     """
     figure = go.Figure([_image(image), *_skeletons(truth, prediction, 2)])
     _image_axes(figure, image)
-    return _layout(figure, title, margin={"t": 60, "b": 20, "l": 20, "r": 20})
+    return _layout(figure, title, height=520, margin={"t": 60, "b": 20, "l": 20, "r": 20})
 
 
 def pose_figure(truth=None, prediction=None, title=""):
@@ -156,19 +150,22 @@ def pose_figure(truth=None, prediction=None, title=""):
     """
     figure = go.Figure(_pose_traces(truth, prediction))
     scene = _scene([pose for pose in (truth, prediction) if pose is not None])
-    return _layout(figure, title, scene=scene, margin={"t": 60, "b": 0, "l": 0, "r": 0})
+    return _layout(figure, title, height=560, scene=scene, margin={"t": 60, "b": 0, "l": 0, "r": 0})
 
 
 def frame_and_pose_figure(image, truth_2d=None, prediction_2d=None, truth_3d=None, prediction_3d=None, title=""):
     """`frame_figure` and `pose_figure` of one frame side by side."""
     figure = make_subplots(1, 2, specs=[[{"type": "xy"}, {"type": "scene"}]], horizontal_spacing=0.02)
-    # One legend does for both halves: the 3D half's, unless it has nothing that the frame shows.
-    in_3d = truth_3d is not None or prediction_3d is not None
-    figure.add_traces([_image(image), *_skeletons(truth_2d, prediction_2d, 2, legend=not in_3d)], rows=1, cols=1)
-    figure.add_traces(_pose_traces(truth_3d, prediction_3d), rows=1, cols=2)
+    compared = prediction_2d is not None or prediction_3d is not None
+    # One legend does for both halves.
+    legend = truth_3d is None and prediction_3d is None
+    left = [_image(image), *_skeletons(truth_2d, prediction_2d, 2, legend, compared)]
+    figure.add_traces(left, rows=1, cols=1)
+    figure.add_traces(_pose_traces(truth_3d, prediction_3d, compared), rows=1, cols=2)
     _image_axes(figure, image, row=1, col=1)
     figure.update_scenes(_scene([pose for pose in (truth_3d, prediction_3d) if pose is not None]))
-    return _layout(figure, title, margin={"t": 60, "b": 10, "l": 10, "r": 10})
+    below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"}
+    return _layout(figure, title, height=560, legend=below, margin={"t": 60, "b": 40, "l": 10, "r": 10})
 
 
 def _grid(count, columns, titles, spacing):
@@ -260,7 +257,6 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
     rows = list(rows)
     if unknown := {row["source"] for row in rows} - {"paper", "measured"}:
         raise ValueError(f"source {sorted(unknown)} in the rows; expected 'paper' or 'measured'")
-    # A method that was published and measured has two bars side by side, so its source is part of its label.
     figure = go.Figure()
     for i, metric in enumerate(dict.fromkeys(row["metric"] for row in rows)):
         for source in ("paper", "measured"):
@@ -269,6 +265,7 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
                 figure.add_trace(
                     go.Bar(
                         x=[row["value"] for row in chosen],
+                        # A method that was both published and measured has a row of bars for each.
                         y=[f"{row['method']} ({source})" for row in chosen],
                         name=f"{metric}, {source}",
                         orientation="h",
@@ -285,7 +282,7 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
                 )
     labels = list(dict.fromkeys(f"{row['method']} ({row['source']})" for row in rows))
     figure.update_xaxes(title_text=x_title, rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], automargin=True)
+    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=labels, automargin=True)
     return _layout(figure, title, barmode="group", showlegend=True, height=180 + 50 * len(labels))
 
 
@@ -310,17 +307,17 @@ def camera_figure(camera, title=""):
     for degrees in range(15, math.ceil(angle.max()), 15):
         theta = math.radians(degrees)
         ring = camera.project(np.concatenate([circle * math.sin(theta), np.full((181, 1), math.cos(theta))], axis=-1))
-        line = {"color": PALETTE[0], "width": 2 if degrees % 90 == 0 else 1}
+        line = {"color": "#777777", "width": 2 if degrees % 90 == 0 else 1}
         # The angle is written once, at the ring's highest point.
         label = [f"{degrees}°" if i == 135 else "" for i in range(181)]
         figure.add_trace(
-            go.Scatter(x=ring[:, 0], y=ring[:, 1], mode="lines+text", line=line, text=label, name=f"{degrees}°",
-                       textposition="bottom center", showlegend=False, hoverinfo="name"),
+            go.Scatter(x=ring[:, 0], y=ring[:, 1], mode="lines+text", line=line, text=label, name="equal angle",
+                       textposition="bottom center", showlegend=degrees == 15, hoverinfo="skip"),
             row=1, col=2,
         )  # fmt: skip
     if camera.radius:
         ring = camera.centre + camera.radius * circle
-        style = {"mode": "lines", "line": {"color": PALETTE[1], "width": 3, "dash": "dot"}, "name": "image circle"}
+        style = {"mode": "lines", "line": {"color": PALETTE[2], "width": 3, "dash": "dot"}, "name": "image circle"}
         figure.add_trace(go.Scatter(x=ring[:, 0], y=ring[:, 1], **style), row=1, col=2)
     centre = {"mode": "markers", "marker": {"symbol": "cross", "size": 10, "color": "black"}, "name": "principal point"}
     figure.add_trace(go.Scatter(x=camera.centre[:1], y=camera.centre[1:], **centre), row=1, col=2)

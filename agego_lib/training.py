@@ -4,6 +4,7 @@ import math
 import os
 from collections import defaultdict
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import nn
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from agego_lib import metrics
 from agego_lib.heatmaps import gaussian_heatmaps
-from agego_lib.images import normalise
+from agego_lib.images import normalise, to_tensor
 from agego_lib.losses import PoseLoss, heatmap_loss
 from agego_lib.progress import bar
 
@@ -24,33 +25,76 @@ class TrainingError(RuntimeError):
 class HeatmapObjective(nn.Module):
     """Eq. 1 on Gaussian targets (Eq. 7); sigma in pixels of the heatmap."""
 
-    def __init__(self, net, loss="bce", sigma=2.0):
+    def __init__(self, net, loss="bce", sigma=2.0, pos_weight=1.0):
         super().__init__()
         self.net, self.loss, self.sigma = net, loss, sigma
+        # MSE knows no such weight; 1 is BCE as the paper has it.
+        self.pos_weight = None if pos_weight == 1 else pos_weight
 
     def forward(self, batch):
         images = batch["image"]
         logits = self.net(normalise(images).contiguous(memory_format=torch.channels_last))
         scale = logits.shape[-1] / images.shape[-1]
         target = gaussian_heatmaps((batch["joints"] + 0.5) * scale - 0.5, logits.shape[-1], self.sigma)
-        loss = heatmap_loss(logits.float(), target, self.loss)
+        loss = heatmap_loss(logits, target, self.loss, self.pos_weight)
         return loss, {"loss": loss.detach()}
 
 
 class ActionObjective(nn.Module):
-    """Action recognition of every labelled frame, which teaches the temporal blocks when no Ego4D checkpoint is given."""
+    """Action recognition of every labelled frame: it teaches the temporal blocks when no Ego4D checkpoint is given.
 
-    def __init__(self, projection, motion_encoder, head):
+    project, norm: of a FrameEncoder, the linear layer and BatchNorm that give F_s (Eq. 3). Batches hold `pooled`, the
+    global features (B, T, C) that come before them; see MotionSource.
+    """
+
+    def __init__(self, project, norm, motion_encoder, head):
         super().__init__()
-        self.projection, self.motion_encoder, self.head = projection, motion_encoder, head
+        self.project, self.norm, self.motion_encoder, self.head = project, norm, motion_encoder, head
+
+    def predict(self, batch):
+        """Action logits (B, T, actions)."""
+        pooled, mask = batch["pooled"], batch["mask"]
+        static = pooled.new_zeros(*mask.shape, self.project.out_features)
+        static[mask] = self.norm(self.project(pooled[mask])).to(static.dtype)
+        return self.head(self.motion_encoder(static, mask))
 
     def forward(self, batch):
-        mask, action = batch["mask"], batch["action"]
-        labelled = mask & (action >= 0)
-        logits = self.head(self.motion_encoder(self.projection(batch["pooled"], mask), mask))
+        action = batch["action"]
+        labelled = batch["mask"] & (action >= 0)
+        logits = self.predict(batch)
         loss = F.cross_entropy(logits[labelled].float(), action[labelled])
         accuracy = (logits.argmax(-1) == action)[labelled].float().mean()
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
+
+
+class MotionSource:
+    """Global features of the untrained-here ResNet, (C,) a frame, computed once for the motion stage.
+
+    frame_encoder: FrameEncoder, whose layer4 is still as it was initialised. store: the split's FeatureStore, or None.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, frame_encoder, sequences, store, engine, chunk=128):
+        device = make_fabric(engine, 0).device
+        layer4 = frame_encoder.encoder.layer4.eval().to(device)
+        self._pooled = []
+        with bar(sum(len(s) for s in sequences), "global features", "frame") as progress:
+            for number, sequence in enumerate(sequences):
+                parts = []
+                for start in range(0, len(sequence), chunk):
+                    frames = np.arange(start, min(start + chunk, len(sequence)))
+                    if store:
+                        trunk = torch.from_numpy(store.read(number, frames)["trunk"]).to(device).float()
+                    else:
+                        trunk = frame_encoder.to(device).trunk(to_tensor(sequence.images(frames)).to(device))
+                    parts.append(layer4(trunk).mean(dim=(2, 3)).cpu().numpy())
+                    progress.update(len(frames))
+                self._pooled.append(np.concatenate(parts))
+        frame_encoder.cpu()
+
+    def read(self, sequence, frames):
+        """`pooled` (T, C) float32 of frames (T,)."""
+        return {"pooled": self._pooled[sequence][frames]}
 
 
 class PoseObjective(nn.Module):
@@ -133,7 +177,9 @@ def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=Non
             for batch in loader:
                 loss, values = run(batch)
                 if not torch.isfinite(loss):
-                    raise TrainingError(f"{label}: loss {loss.item()} at step {step}; lower the learning rate or the precision's risk")
+                    raise TrainingError(
+                        f"{label}: loss {loss.item()} at step {step}; lower the learning rate or the precision's risk"
+                    )
                 fabric.backward(loss)
                 if optimiser.grad_clip:
                     fabric.clip_gradients(run, adam, max_norm=optimiser.grad_clip)
@@ -146,7 +192,9 @@ def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=Non
                 progress.update()
                 if step % every == 0 or step == steps:
                     means = {name: sum(v) / len(v) for name, v in since.items()}
-                    progress.set_postfix({name: f"{v:.4g}" for name, v in means.items() if name in ("loss", "accuracy", "mpjpe_mm")})
+                    progress.set_postfix(
+                        {name: f"{v:.4g}" for name, v in means.items() if name in ("loss", "accuracy", "mpjpe_mm")}
+                    )
                     if log and fabric.is_global_zero:
                         log(step, means)
                     since.clear()

@@ -29,4 +29,6 @@ def load(path):
     try:
         return state, json.loads(path.with_suffix(".json").read_text())
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path.with_suffix('.json')}, the settings of {path.name}, cannot be read: {error}") from None
+        raise WeightsError(
+            f"{path.with_suffix('.json')}, the settings of {path.name}, cannot be read: {error}"
+        ) from None

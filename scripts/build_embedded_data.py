@@ -254,6 +254,7 @@ def build_clips(folder, path):
 
 def build_calibration(path):
     """Write a fisheye of our own, in the data sets' JSON format: 1280x1024, about 193 degrees across its circle."""
+
     # The lens: pixels from the centre as a function of the angle from the optical axis.
     def lens(angle):
         return 301.5 * (angle + 0.0105 * angle**3 + 0.0012 * angle**5)
@@ -276,7 +277,9 @@ def build_calibration(path):
     error = np.abs(powers @ w2c - target)[: len(exact)][rho <= 512].max()
     rising = np.diff(np.polynomial.polynomial.polyval(np.linspace(-np.pi / 2, np.pi / 2, 500), w2c)).min()
     if error > 0.05 or rising <= 0:
-        raise ValueError(f"calibration fit: round trip off by {error:.3f} px, least step {rising:.3f}; expected < 0.05, > 0")
+        raise ValueError(
+            f"calibration fit: round trip off by {error:.3f} px, least step {rising:.3f}; expected < 0.05, > 0"
+        )
     calibration = {
         "name": "embedded",
         "size": [1280, 1024],

@@ -68,7 +68,7 @@ def write_prepared(path, sequence, camera, view, quality=95, progress=None):
 
     Each frame is decoded, passed through `view` (an InputView) and stored as JPEG of that `quality`. Frames that do
     not decode whole or have another size than the calibration's are skipped, along with those skipped on reading.
-    `progress`, where given, is called with 1 for each frame encoded. The file appears under its name only when complete.
+    `progress`, where given, is called with 1 for each frame encoded. The file appears only when complete.
     Raises DatasetError where no frame is left.
     """
     path = Path(path)

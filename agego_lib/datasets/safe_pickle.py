@@ -101,7 +101,8 @@ def _filled(data, dtype, shape, order):
         raise ValueError("an array's bytes do not fill its shape")
     if not len(data):
         return np.zeros(shape, dtype.value)
-    return np.frombuffer(data, dtype.value).reshape(shape, order=order).copy(order=order)
+    array = np.frombuffer(data, dtype.value).reshape(shape, order=order)
+    return array.astype(dtype.value.newbyteorder("="), order=order)
 
 
 def _reconstruct(kind, shape, code):
@@ -129,6 +130,15 @@ def _encode(text, encoding="latin1"):
     return text.encode("latin1")
 
 
+def _bytes_like(kind):
+    def call(data=b""):
+        if not isinstance(data, bytes):
+            raise _Refused(f"{kind.__name__} of a {type(data).__name__}")
+        return kind(data)
+
+    return call
+
+
 # What a pickle of plain data and arrays names, by NumPy 1 and 2, Python 2 and 3, protocols 0 to 5.
 _ADMITTED = {("numpy", "ndarray"): _NDARRAY, ("numpy", "dtype"): _Named(_dtype), ("_codecs", "encode"): _Named(_encode)}
 for _core in ("numpy.core", "numpy._core"):
@@ -138,6 +148,8 @@ for _core in ("numpy.core", "numpy._core"):
 for _builtins in ("builtins", "__builtin__"):
     for _kind in (set, frozenset, complex):
         _ADMITTED[_builtins, _kind.__name__] = _Named(_kind)
+    for _kind in (bytes, bytearray):
+        _ADMITTED[_builtins, _kind.__name__] = _Named(_bytes_like(_kind))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -186,6 +198,7 @@ def _plain(value, done, depth=0):
 
 def load(path, max_bytes=MAX_BYTES):
     """The plain data that the pickle at `path` holds: containers, numbers, strings, bytes, NumPy arrays and scalars.
+    Arrays come in the machine's byte order.
 
     Raises FileNotFoundError, UnsafePickleError where the pickle names anything else (objects, functions, arrays of
     objects) or the file is larger than `max_bytes`, and DamagedPickleError where it is cut short or no pickle.

@@ -40,7 +40,7 @@ class FrameEncoder(nn.Module):
             state = {key.removeprefix(prefix): v for key, v in heatmap_state.items() if key.startswith(prefix)}
             self.encoder.load_state_dict(fitted(self.encoder, state, source="heatmap_state", prefix=prefix))
         self.backbone, self.dim = backbone, dim
-        self.project = nn.Linear(self.encoder.channels[-1], dim)
+        self.project = nn.Linear(self.encoder.channels[-1], dim, bias=False)  # the norm that follows has a bias
         self.norm = nn.BatchNorm1d(dim)
         for module in self.frozen_modules():
             module.requires_grad_(False)

@@ -24,7 +24,7 @@ class HeatmapEmbedding(nn.Module):
         )
         self.project = nn.Linear(64 * 4 * 4, dim)
         self.norm = nn.LayerNorm(dim)
-        # Channels last made this CNN about twice as fast on a CPU.
+        # Channels last made this CNN two to three times as fast on a CPU.
         self.cnn.to(memory_format=torch.channels_last)
 
     def forward(self, heatmaps):

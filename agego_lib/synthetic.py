@@ -1,0 +1,285 @@
+"""The embedded data: renders small EgoPW and SceneEgo look-alikes, in the published layouts, from the sources in data/.
+
+Bodies and motion come from body.py, pictures from scene.py; this module makes sequences and writes files.
+The same seed gives the same bytes, whatever the number of processes.
+"""
+
+import csv
+import json
+import multiprocessing
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .body import from_vector, load_bodies, load_clips, make_motion, on_the_floor, smooth_noise, to_matrix
+from .camera import FisheyeCamera
+from .scene import Room, Viewer, clothing, floor_shadow, shade
+
+NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira", "otto",
+         "petra", "quirin", "runa", "silas", "tilda", "ugo", "vera", "wim", "xenia", "yaro")  # fmt: skip
+# Camera's place in the head's axes (x left, -y front, z up; metres) and its tilt forward from straight down (degrees).
+MOUNTS = {"egopw": ((0.0, -0.28, 0.12), 13.0), "sceneego": ((0.0, -0.25, 0.155), 16.0)}
+# Camera axes (x right, y down, z forward) in the head's axes for a camera that looks straight down.
+LOOK_DOWN = np.array([[-1.0, 0, 0], [0, 1, 0], [0, 0, -1]]).T
+CLEARANCE = 0.12  # metres of air kept below the camera: the floor gives way when the wearer lies face down
+MARKER = "RENDERED"
+PICKLE_PROTOCOL = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sequence to render. entropy: numbers that seed its generator; actor_entropy: those of its wearer's clothes."""
+
+    dataset: str
+    folder: str
+    name: str
+    body: int
+    entropy: tuple
+    actor_entropy: tuple
+    frames: int
+    scale: float
+    label_noise_mm: float
+
+
+def mount(dataset, rng, seconds):
+    """Camera in the head's axes, with this sequence's fit and slow slips: turns (T, 3, 3) and places (T, 3) m."""
+    place, tilt = MOUNTS[dataset]
+    place = np.array(place) + rng.normal(0, (0.006, 0.012, 0.012))
+    tilt = np.radians(tilt + rng.uniform(-5, 5))
+    fit = np.array([tilt, 0, 0]) + np.radians(rng.normal(0, 1.2, 3))
+    slips = np.radians(1.0) * smooth_noise(rng, seconds, 3, 1.5) + np.radians(0.3) * smooth_noise(rng, seconds, 3, 6.0)
+    # A turn about the camera's x axis towards the front.
+    turns = LOOK_DOWN @ to_matrix(from_vector(fit + slips))
+    return turns, place + 0.003 * smooth_noise(rng, seconds, 3, 1.5)
+
+
+@lru_cache(maxsize=2)
+def _sources(folder):
+    return load_bodies(folder), load_clips(folder)
+
+
+@lru_cache(maxsize=2)
+def _viewer(folder, scale):
+    return Viewer(FisheyeCamera.from_json(Path(folder) / "fisheye.calibration.json").scaled(scale))
+
+
+@dataclass
+class Take:
+    """A sequence before it is drawn, T frames: body's bones in the world, camera in the world, joints in the camera."""
+
+    starts: np.ndarray
+    turns: np.ndarray
+    camera_turns: np.ndarray
+    camera_places: np.ndarray
+    joints: np.ndarray
+    actions: np.ndarray
+
+
+def make_take(body, clips, dataset, rng, frames):
+    """Motion and camera of one sequence. joints (T, 15, 3) in metres, camera frame."""
+    fps = int(rng.choice([25, 30]))
+    roots, rotations, actions = make_motion(clips, body.bone_names, rng, frames, fps)
+    starts, turns = body.pose(on_the_floor(body, roots, rotations, fps), rotations)
+    head = body.bone("head")
+    fixed, offset = mount(dataset, rng, np.arange(frames) / fps)
+    camera_turns = turns[:, head] @ fixed
+    camera_places = starts[:, head] + np.einsum("tij,tj->ti", turns[:, head], offset)
+    joints = np.einsum("tij,tni->tnj", camera_turns, starts[:, body.joint_bones] - camera_places[:, None])
+    return Take(starts, turns, camera_turns, camera_places, joints, actions)
+
+
+def _render(job, sources, out, progress=None):
+    """Draw and write one sequence -> number of images on disk."""
+    rng = np.random.default_rng(np.random.SeedSequence(job.entropy))
+    bodies, clips = _sources(str(sources))
+    viewer, body = _viewer(str(sources), job.scale), bodies[job.body]
+    take = make_take(body, clips, job.dataset, rng, job.frames)
+    colours = clothing(body, np.random.default_rng(np.random.SeedSequence(job.actor_entropy)))
+    room = Room.random(rng, take.starts.reshape(-1, 3))
+    faces = np.concatenate([body.faces, room.faces + len(body.vertices)])
+    first = int(rng.integers(0, 60)) if job.dataset == "sceneego" else 0
+    names = [f"img_{first + i:06d}.jpg" for i in range(job.frames)]
+    # At most one frame in a hundred is lost on disk or has no pose, as in the real data.
+    spoilt = rng.choice(job.frames, job.frames // 100, replace=False)
+    lost = int(rng.integers(0, min(2, len(spoilt)) + 1))
+    missing, no_pose = set(spoilt[:lost].tolist()), set(spoilt[lost:].tolist())
+    blur, exposure = rng.uniform(0.45, 0.8), rng.uniform(0.95, 1.4)
+    height, width = viewer.mask.shape[:2]
+    grain = rng.normal(0, rng.uniform(1.5, 4), (height + 64, width + 64, 3)) + 0.5
+    brighter, darker = (np.clip(g, 0, 255).astype(np.uint8) for g in (grain, -grain))
+
+    folder = Path(out) / job.folder
+    (folder / "imgs").mkdir(parents=True)
+    pixels = viewer.camera.project(take.joints)
+    hidden = np.zeros(pixels.shape[:2], bool)
+    for i, name in enumerate(names):
+        turn, place = take.camera_turns[i], take.camera_places[i]
+        vertices = body.skin(take.starts[i], take.turns[i])
+        lit = shade(vertices, body.faces, colours, room.light)[0]
+        vertices = np.concatenate([vertices, room.vertices])
+        above = place + (0, 0, max(0.0, CLEARANCE - place[2]))
+        image = viewer.background(room, turn, above, floor_shadow(take.starts[i], body.parents, room.light))
+        ids = viewer.draw(vertices, faces, turn, place)
+        covered = np.flatnonzero(ids.ravel() >= 0)
+        palette = np.clip(np.concatenate([lit, room.colours]), 0, 255).astype(np.uint8)
+        image.reshape(-1, 3)[covered] = palette[ids.ravel()[covered]]
+        hidden[i] = viewer.hidden(ids, vertices, faces, len(body.faces), take.starts[i, body.joint_bones], place, turn)
+        image = cv2.GaussianBlur(image, (3, 3), blur)
+        x, y = rng.integers(0, 64, 2)
+        image = cv2.add(image, brighter[y : y + height, x : x + width])
+        image = cv2.subtract(image, darker[y : y + height, x : x + width])
+        image = cv2.multiply(image, viewer.mask, scale=exposure / 255)
+        if i not in missing:
+            target = folder / "imgs" / name
+            if not cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 90]):
+                raise OSError(f"{target}: the image could not be written; is the disk full or the folder read-only?")
+        if progress:
+            progress(1)
+    in_image = viewer.camera.in_image(pixels)
+    np.savez_compressed(folder / "visibility.npz", frame_names=np.array(names), in_image=in_image, hidden=hidden)
+    with open(folder / "actions.csv", "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([("frame", "action"), *zip(names, take.actions.tolist(), strict=True)])
+    write = _write_egopw if job.dataset == "egopw" else _write_sceneego
+    write(folder, job, rng, names, take.joints, pixels, no_pose, first)
+    return job.frames - len(missing)
+
+
+def _write_egopw(folder, job, rng, names, joints, pixels, no_pose, first):
+    """pseudo_gt.pkl: poses with smooth noise, as of an imperfect optimisation; some are NaN. Pixels off by about 1."""
+    seconds = np.arange(len(names)) / 30
+    noise = smooth_noise(rng, seconds, 45, 1.5).reshape(-1, 15, 3) * job.label_noise_mm / 1000 / np.sqrt(3)
+    shift = smooth_noise(rng, seconds, 30, 1.5).reshape(-1, 15, 2) * job.scale / np.sqrt(2)
+    poses = joints + noise
+    poses[sorted(no_pose)] = np.nan
+    entries = [
+        {"image_name": name, "optimized_local_pose": pose, "joints_2d": joints_2d}
+        for name, pose, joints_2d in zip(names, poses, pixels + shift, strict=True)
+    ]
+    (folder / "pseudo_gt.pkl").write_bytes(pickle.dumps(entries, protocol=PICKLE_PROTOCOL))
+
+
+def _write_sceneego(folder, job, rng, names, joints, pixels, no_pose, first):
+    """local_pose_gt.pkl and syn.json: clean poses counted by an outside camera that started at another moment."""
+    ego, ext = (int(n) for n in rng.integers(20, 900, 2))
+    board, outside = np.eye(4), np.eye(4)
+    board[:3, 3], outside[:3, 3] = rng.normal(0, 0.5, 3), rng.normal(0, 2.0, 3)
+    intrinsics = np.array([[1500.0, 0, 960], [0, 1500, 540], [0, 0, 1]])
+    entries = [
+        {
+            "ext_id": first + i - ego + ext,
+            "ego_pose_gt": None if i in no_pose else joints[i],
+            "calib_board_pose": board,
+            "ext_pose_gt": joints[i] @ outside[:3, :3].T + outside[:3, 3],
+            "ego_camera_matrix": intrinsics,
+        }
+        for i in range(len(names))
+    ]
+    (folder / "local_pose_gt.pkl").write_bytes(pickle.dumps(entries, protocol=PICKLE_PROTOCOL))
+    (folder / "syn.json").write_text(json.dumps({"ego": ego, "ext": ext}) + "\n")
+
+
+def _plan(counts, bodies, seed, frames, scale, noise):
+    """Jobs of every split: each actor has a name, a body and clothes that nobody else has."""
+    actors = sum(number for number, _ in counts.values())
+    if actors > min(len(NAMES), bodies):
+        raise ValueError(f"{actors} actors in all; expected at most {min(len(NAMES), bodies)}, one a body")
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
+    order, names = rng.permutation(bodies), rng.permutation(NAMES)
+    jobs, actor = {}, 0
+    for split, (number, sequences) in counts.items():
+        if number < 1 or sequences < 1:
+            raise ValueError(f"{split}=({number}, {sequences}); expected at least 1 actor and 1 sequence")
+        dataset = split.split("_")[0]
+        jobs[split] = []
+        for _ in range(number):
+            for k in range(1, sequences + 1):
+                name = f"{names[actor]}/seq{k}" if dataset == "egopw" else f"{names[actor]}{k}"
+                jobs[split].append(
+                    Job(
+                        dataset, f"{dataset}/{name}", name, int(order[actor]), (seed, 1, actor, k), (seed, 2, actor),
+                        frames, scale, noise,
+                    )
+                )  # fmt: skip
+            actor += 1
+    return jobs
+
+
+def _clear(folder):
+    """Make way for new data, but only over what this module wrote."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise FileExistsError(
+            f"{folder}: not empty, and not written by render_datasets (no file {MARKER}); give another folder or empty it"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text("Rendered from data/ by agego_lib.synthetic; rendering again replaces this folder.\n")
+
+
+def render_datasets(
+    sources,
+    out,
+    *,
+    seed=0,
+    scale=0.5,
+    frames_per_sequence=240,
+    egopw_train=(6, 2),
+    egopw_test=(2, 1),
+    sceneego_train=(3, 1),
+    sceneego_test=(1, 1),
+    label_noise_mm=10.0,
+    workers=1,
+    progress=None,
+):
+    """Render an EgoPW and a SceneEgo look-alike in the published layouts (docs: formats of the two data sets).
+
+    sources: folder with bodies.npz, clips.npz, fisheye.calibration.json. out: folder that gets egopw/ and sceneego/;
+    what this function wrote there before is replaced. scale: image size relative to the calibration's 1280x1024.
+    egopw_train and the like: (actors, sequences an actor); no two actors share a body, clothes or a name.
+    label_noise_mm: RMS distance of EgoPW's pseudo labels from the truth, per joint; SceneEgo's labels are exact.
+    workers: processes; the bytes written do not depend on it. progress: called with the frames done since its last call.
+
+    Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
+    in_image and hidden (N, 15) bool; hidden joints are in the image but behind the body (scene.TOLERANCE).
+    EgoPW's pixels and the calibration written are those of the scaled images.
+
+    -> images on disk per split, e.g. {"egopw_train": 2877, ...}. Raises SourcesError where a source is missing,
+    CalibrationError for a bad calibration, ValueError for settings out of range, FileExistsError where `out` holds
+    something else.
+    """
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale={scale}; expected above 0 and at most 1")
+    if frames_per_sequence < 2 or workers < 1:
+        raise ValueError(f"frames_per_sequence={frames_per_sequence}, workers={workers}; expected at least 2 and 1")
+    counts = {"egopw_train": egopw_train, "egopw_test": egopw_test}
+    counts |= {"sceneego_train": sceneego_train, "sceneego_test": sceneego_test}
+    bodies, _ = _sources(str(sources))
+    camera = _viewer(str(sources), scale).camera
+    plan = _plan(counts, len(bodies), seed, frames_per_sequence, scale, label_noise_mm)
+    out = Path(out)
+    for dataset in ("egopw", "sceneego"):
+        _clear(out / dataset)
+        (out / dataset / "fisheye.calibration.json").write_text(camera.to_json() + "\n")
+    for split, jobs in plan.items():
+        dataset, part = split.split("_")
+        (out / dataset / f"{part}_{dataset}.txt").write_text("".join(f"{job.name}\n" for job in jobs))
+    tasks = [(split, job) for split, jobs in plan.items() for job in jobs]
+    summary = dict.fromkeys(plan, 0)
+    if workers == 1:
+        for split, job in tasks:
+            summary[split] += _render(job, sources, out, progress)
+        return summary
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(_render, job, sources, out): (split, job) for split, job in tasks}
+        for future in as_completed(futures):
+            split, job = futures[future]
+            summary[split] += future.result()
+            if progress:
+                progress(job.frames)
+    return summary

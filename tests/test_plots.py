@@ -1,0 +1,183 @@
+"""Figures hold what they were given: the coordinates in their traces, the pixels in their pictures."""
+
+import base64
+
+import cv2
+import numpy as np
+import pytest
+
+from agego_lib import plots
+from agego_lib.camera import FisheyeCamera
+from agego_lib.heatmaps import gaussian_heatmaps
+from agego_lib.skeleton import BONES, NUM_JOINTS, SIDE_COLOURS
+
+RNG = np.random.default_rng(0)
+IMAGE = np.full((48, 64, 3), (200, 30, 90), np.uint8)
+TRUTH_2D, PREDICTION_2D = RNG.uniform(0, 48, (2, NUM_JOINTS, 2))
+TRUTH_3D, PREDICTION_3D = RNG.uniform(-1, 1, (2, NUM_JOINTS, 3))
+
+
+def coordinates(trace):
+    axes = [trace.x, trace.y] + ([trace.z] if trace.type == "scatter3d" else [])
+    return np.stack([np.array(axis, dtype=float) for axis in axes], axis=-1)
+
+
+def markers(figure, name):
+    (trace,) = [t for t in figure.data if t.type != "image" and t.mode == "markers" and t.name == name]
+    return trace
+
+
+def bones(figure, name):
+    """Segments (N, 2, D) of the line traces of a skeleton, without the outline under it."""
+    lines = [t for t in figure.data if t.type != "image" and t.mode == "lines" and t.name and t.legendgroup == name]
+    return np.concatenate([coordinates(t).reshape(-1, 3, coordinates(t).shape[-1])[:, :2] for t in lines])
+
+
+def picture(trace):
+    head, data = trace.source.split(",")
+    assert head == "data:image/jpeg;base64"
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def as_set(segments):
+    return {tuple(np.round(segment.ravel(), 9)) for segment in segments}
+
+
+@pytest.mark.parametrize("figure, poses", [
+    (plots.frame_figure(IMAGE, TRUTH_2D, PREDICTION_2D, "t"), (TRUTH_2D, PREDICTION_2D)),
+    (plots.pose_figure(TRUTH_3D, PREDICTION_3D, "t"), (TRUTH_3D, PREDICTION_3D)),
+])  # fmt: skip
+def test_skeletons_are_drawn_where_they_are(figure, poses):
+    for name, pose in zip(("truth", "prediction"), poses, strict=True):
+        np.testing.assert_array_equal(coordinates(markers(figure, name)), pose)
+        assert as_set(bones(figure, name)) == as_set(pose[list(bone)] for bone in BONES)
+    assert figure.layout.title.text == "t"
+    truth, prediction = (markers(figure, name).marker.color for name in ("truth", "prediction"))
+    assert len(set(truth)) == 1
+    assert prediction[2] == SIDE_COLOURS["right"] and prediction[5] == SIDE_COLOURS["left"]
+
+
+def test_a_truth_alone_has_the_colours_of_the_sides():
+    colours = markers(plots.pose_figure(TRUTH_3D), "truth").marker.color
+    assert set(colours) == set(SIDE_COLOURS.values())
+
+
+@pytest.mark.parametrize("joint", [0, 6])
+def test_a_nan_joint_takes_its_bones_along_and_nothing_else(joint):
+    for pose, make in ((TRUTH_2D, lambda p: plots.frame_figure(IMAGE, p)), (TRUTH_3D, plots.pose_figure)):
+        broken = pose.copy()
+        broken[joint] = np.nan
+        figure = make(broken)
+        segments = bones(figure, "truth")
+        left = [bone for bone in BONES if joint not in bone]
+        assert as_set(segments[np.isfinite(segments).all((1, 2))]) == as_set(pose[list(bone)] for bone in left)
+        figure.to_json()
+    assert np.isfinite(plots.pose_figure(np.full((NUM_JOINTS, 3), np.nan)).layout.scene.zaxis.range).all()
+
+
+def test_the_person_stands_upright_unmirrored_and_in_scale():
+    scene = plots.pose_figure(TRUTH_3D).layout.scene
+    ranges = {axis: scene[f"{axis}axis"].range for axis in "xyz"}
+    # z, towards the feet, is drawn downwards; two reversed axes are a half turn, one would be a mirror.
+    reverse = {axis: limits[0] > limits[1] for axis, limits in ranges.items()}
+    assert reverse == {"x": False, "y": True, "z": True}
+    units = [abs(limits[1] - limits[0]) / scene.aspectratio[axis] for axis, limits in ranges.items()]
+    np.testing.assert_allclose(units, units[0])
+    titles = [scene[f"{axis}axis"].title.text for axis in "xyz"]
+    assert titles == ["x right (m)", "y down (m)", "z forward (m)"]
+
+
+def test_a_frame_is_embedded_as_a_picture_in_its_own_pixels():
+    figure = plots.frame_figure(IMAGE)
+    assert np.abs(picture(figure.data[0]).astype(int) - IMAGE).max() < 8
+    assert figure.layout.xaxis.range == (-0.5, 63.5) and figure.layout.yaxis.range == (47.5, -0.5)
+    with pytest.raises(ValueError, match="uint8"):
+        plots.frame_figure(IMAGE / 255)
+
+
+def test_frame_and_pose_hold_both():
+    figure = plots.frame_and_pose_figure(IMAGE, TRUTH_2D, PREDICTION_2D, TRUTH_3D, PREDICTION_3D, "t")
+    drawn = [coordinates(t) for t in figure.data if t.type != "image" and t.mode == "markers"]
+    for wanted in (TRUTH_2D, PREDICTION_2D, TRUTH_3D, PREDICTION_3D):
+        assert any(found.shape == wanted.shape and (found == wanted).all() for found in drawn)
+    names = [t.name for t in figure.data if t.type != "image" and t.showlegend]
+    assert names == ["truth", "prediction, right", "prediction, left"]
+
+
+def test_a_truth_looks_the_same_in_both_halves():
+    figure = plots.frame_and_pose_figure(IMAGE, TRUTH_2D, None, TRUTH_3D, PREDICTION_3D)
+    flat, solid = [t for t in figure.data if t.type != "image" and t.mode == "markers" and t.name == "truth"]
+    assert flat.marker.color == solid.marker.color and len(set(flat.marker.color)) == 1
+
+
+@pytest.mark.parametrize("count, columns", [(1, 4), (6, 4), (3, 1)])
+def test_contact_sheet_has_every_frame_caption_and_pose(count, columns):
+    poses = [TRUTH_2D + i for i in range(count)]
+    figure = plots.contact_sheet([IMAGE] * count, [f"frame {i}" for i in range(count)], columns, poses)
+    assert [t.type for t in figure.data].count("image") == count
+    assert [a.text for a in figure.layout.annotations] == [f"frame {i}" for i in range(count)]
+    drawn = [coordinates(t) for t in figure.data if t.type != "image" and t.mode == "markers"]
+    np.testing.assert_array_equal(drawn, poses)
+    with pytest.raises(ValueError, match="equal counts"):
+        plots.contact_sheet([IMAGE], [])
+
+
+def test_heatmaps_glow_at_their_joints():
+    maps = gaussian_heatmaps(RNG.uniform(8, 56, (NUM_JOINTS, 2)))
+    dark = np.zeros((256, 256, 3), np.uint8)
+    figure = plots.heatmap_figure(dark, maps)
+    for trace, heatmap in zip(figure.data, maps, strict=True):
+        v, u = np.unravel_index(cv2.GaussianBlur(picture(trace).sum(-1) / 1.0, (0, 0), 4).argmax(), (256, 256))
+        peak_v, peak_u = np.unravel_index(heatmap.argmax(), heatmap.shape)
+        # A map pixel covers 4 x 4 pixels of the frame.
+        assert np.abs([(u - 1.5) / 4 - peak_u, (v - 1.5) / 4 - peak_v]).max() < 1
+    assert figure.layout.annotations[3].text == f"right wrist ({maps[3].max():.2f})"
+    with pytest.raises(ValueError, match="joint names"):
+        plots.heatmap_figure(dark, maps, ["neck"])
+
+
+def test_curves_and_bars_hold_their_numbers():
+    figure = plots.curves_figure({"train": ([0, 1], [3.0, 2.0]), "test": ([0], [4.0])}, "epoch", "loss", log_y=True)
+    assert [t.name for t in figure.data] == ["train", "test"] and list(figure.data[0].y) == [3, 2]
+    assert figure.layout.yaxis.type == "log" and figure.layout.xaxis.title.text == "epoch"
+
+    errors = np.arange(15.0)
+    figure = plots.joint_error_figure({"full": errors, "spatial": errors + 1})
+    np.testing.assert_array_equal(figure.data[1].y, errors + 1)
+    assert figure.data[0].x[1] == "right shoulder" and "mm" in figure.layout.yaxis.title.text
+    with pytest.raises(ValueError, match="'full'"):
+        plots.joint_error_figure({"full": errors[:3]})
+
+
+def test_published_figures_are_told_from_measured_ones():
+    rows = [
+        {"method": "SceneEgo", "metric": "MPJPE", "value": 118.5, "source": "paper"},
+        {"method": "AG-EgoPose", "metric": "MPJPE", "value": 104.0, "source": "paper"},
+        {"method": "AG-EgoPose", "metric": "MPJPE", "value": 99.0, "source": "measured"},
+    ]
+    paper, measured = plots.comparison_figure(rows).data
+    assert list(paper.x) == [118.5, 104.0] and list(measured.x) == [99.0]
+    assert list(measured.y) == ["AG-EgoPose (measured)"]
+    assert paper.marker.pattern.shape == "/" and not measured.marker.pattern.shape
+    with pytest.raises(ValueError, match="guess"):
+        plots.comparison_figure([rows[0] | {"source": "guess"}])
+
+
+@pytest.mark.parametrize("radius", [500.0, None])
+def test_camera_figure_draws_the_lens(radius):
+    # An equidistant lens, rho = 300 * angle; its inverse is not drawn exactly, only the circles are checked.
+    camera = FisheyeCamera((1280, 1024), (640.0, 512.0), (-300.0, 0.0, 1 / 900), (150 * np.pi, 300.0), radius)
+    figure = plots.camera_figure(camera)
+    rings = [t for t in figure.data if t.name == "equal angle"]
+    for degrees, ring in zip(range(15, 90, 15), rings, strict=False):
+        distance = np.linalg.norm(coordinates(ring) - camera.centre, axis=-1)
+        np.testing.assert_allclose(distance, 300 * np.radians(degrees))
+    assert ("image circle" in [t.name for t in figure.data]) == (radius is not None)
+
+
+def test_joints_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(14, 3\)"):
+        plots.pose_figure(TRUTH_3D[:14])
+    with pytest.raises(ValueError, match=r"\(15, 3\)"):
+        plots.frame_figure(IMAGE, TRUTH_3D)

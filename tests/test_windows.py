@@ -1,0 +1,177 @@
+"""Windows against brute force, and the data sets' items against the sequences that they come from."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from agego_lib.camera import FisheyeCamera, InputView
+from agego_lib.datasets import FrameDataset, PreparedSequence, Sequence, WindowDataset, segments, window_starts
+from agego_lib.datasets.prepared import write_prepared
+
+SIZE = (160, 128)
+CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), (-36.0, 0.0, 0.009), (60.0, 44.0, 10.0), 64.0)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (64, 32), (64, 64), (64, 7)])
+def test_windows_cover_every_frame(length, stride):
+    for n in range(1, 201):
+        starts = window_starts(n, length, stride)
+        covered = np.zeros(max(n, length), dtype=int)
+        for start in starts:
+            covered[start : start + length] += 1
+        assert (covered[:n] > 0).all()
+        assert starts == sorted(set(starts)) and starts[0] == 0
+        if n <= length:
+            assert starts == [0]
+        else:
+            assert starts[-1] == n - length
+            steps = np.diff(starts)
+            assert (steps[:-1] == stride).all() and 1 <= steps[-1] <= stride
+            assert len(starts) == 1 + -(-(n - length) // stride)  # no window more than needed
+
+
+def test_windows_of_nothing_and_windows_that_leave_gaps():
+    assert window_starts(0, 64, 32) == []
+    for stride in (0, -1, 65):
+        with pytest.raises(ValueError, match=f"stride {stride}"):
+            window_starts(100, 64, stride)
+
+
+@given(st.sets(st.integers(0, 120), max_size=40), st.integers(0, 12))
+def test_segments_against_brute_force(numbers, max_gap):
+    numbers = sorted(numbers)
+    runs, missing = [], None
+    for index, number in enumerate(numbers):
+        missing = [] if index == 0 else [m for m in range(numbers[index - 1] + 1, number)]
+        if index == 0 or len(missing) > max_gap:
+            runs.append([index, index])
+        runs[-1][1] = index + 1
+    assert segments(np.array(numbers, dtype=np.int64), max_gap) == [tuple(run) for run in runs]
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory):
+    """Three prepared sequences: a hole of 11 numbers after frame 25; one shorter than a window; one without actions."""
+    folder, result = tmp_path_factory.mktemp("windows"), []
+    for name, numbers, actions in [
+        ("long", [*range(1, 26), *range(37, 60)], ["walk", "sit", None]),
+        ("short", range(5), ["turn"]),
+        ("unlabelled", range(0, 24, 2), None),
+    ]:
+        rng = np.random.default_rng(len(name))
+        numbers = list(numbers)
+        paths = []
+        for number in numbers:
+            paths.append(folder / name / f"img_{number:06d}.jpg")
+            paths[-1].parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(paths[-1]), np.full((SIZE[1], SIZE[0], 3), (number * 4, 128, 255 - number * 4), np.uint8))
+        sequence = Sequence(
+            name=name,
+            actor=name,
+            frame_paths=paths,
+            frame_numbers=np.array(numbers),
+            joints_3d=rng.normal(size=(len(numbers), 15, 3)),
+            joints_2d=rng.uniform(0, SIZE, (len(numbers), 15, 2)),
+            actions=actions and [actions[i % len(actions)] for i in range(len(numbers))],
+        )
+        write_prepared(folder / f"{name}.h5", sequence, CAMERA, InputView(SIZE, 32))
+        result.append(PreparedSequence(folder / f"{name}.h5"))
+    return result
+
+
+def test_window_items(sequences):
+    dataset = WindowDataset(sequences, length=10, stride=5, max_gap=10)
+    assert dataset.action_names == ["sit", "turn", "walk"]
+    seen = [np.zeros(len(sequence), int) for sequence in sequences]
+    for index in range(len(dataset)):
+        item = dataset[index]
+        sequence, mask = sequences[item["sequence"]], item["mask"].numpy()
+        frames = item["frames"].numpy()
+        assert mask.dtype == bool and mask.shape == (10,) and (frames[~mask] == -1).all()
+        frames, n = frames[mask], mask.sum()
+        assert mask[:n].all() and (np.diff(frames) == 1).all()
+        assert (np.diff(sequence.frame_numbers[frames]) <= 11).all()
+        seen[item["sequence"]][frames] += 1
+        for key, expected, dtype in [
+            ("images", sequence.images(frames).transpose(0, 3, 1, 2), torch.uint8),
+            ("joints_3d", sequence.joints_3d[frames], torch.float32),
+            ("joints_2d", sequence.joints_view()[frames], torch.float32),
+        ]:
+            assert item[key].dtype == dtype and item[key].shape == (10, *expected.shape[1:])
+            np.testing.assert_array_equal(item[key][:n], expected)
+            assert not item[key][n:].any()
+        actions = [None] * n if sequence.actions is None else [sequence.actions[i] for i in frames]
+        expected = [-1 if a is None else dataset.action_names.index(a) for a in actions] + [-1] * (10 - n)
+        assert item["action"].tolist() == expected and item["action"].dtype == torch.int64
+    assert all((count > 0).all() for count in seen)
+    # 25 and 23 frames on either side of the hole, 5 padded to 10, 12 of every second number.
+    assert [w[1:] for w in dataset.windows if w[0] == 0][:4] == [(0, 10), (5, 15), (10, 20), (15, 25)]
+    assert [w[1:] for w in dataset.windows if w[0] == 0][-1] == (38, 48)
+    assert [w[1:] for w in dataset.windows if w[0] == 1] == [(0, 5)]
+    assert [w[1:] for w in dataset.windows if w[0] == 2] == [(0, 10), (2, 12)]
+
+
+def test_a_hole_within_the_limit_is_crossed(sequences):
+    assert any(start < 25 < stop for _, start, stop in WindowDataset(sequences[:1], 10, 5, max_gap=11).windows)
+    assert not any(start < 25 < stop for _, start, stop in WindowDataset(sequences[:1], 10, 5, max_gap=10).windows)
+
+
+def test_items_are_copies(sequences):
+    dataset = WindowDataset(sequences, length=10, stride=5)
+    before = sequences[0].joints_3d.copy()
+    dataset[0]["joints_3d"].zero_()
+    dataset[0]["joints_2d"].zero_()
+    np.testing.assert_array_equal(sequences[0].joints_3d, before)
+    assert dataset[0]["joints_2d"].any()
+
+
+def test_a_source_stands_in_for_the_images(sequences):
+    class Features:
+        def read(self, sequence, frames):
+            return {"features": np.stack([frames, frames + 100 * sequence], -1).astype(np.float16)}
+
+    dataset = WindowDataset(sequences, length=10, stride=5, source=Features(), action_names=["walk", "jump"])
+    for item in (dataset[i] for i in range(len(dataset))):
+        assert "images" not in item and item["features"].shape == (10, 2)
+        frames, mask = item["frames"][item["mask"]], item["mask"]
+        assert item["features"][mask].tolist() == torch.stack([frames, frames + 100 * item["sequence"]], -1).tolist()
+        assert not item["features"][~mask].any()
+        assert set(item["action"].tolist()) <= {0, -1}  # of these names only "walk" occurs
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_in_batches(sequences, workers):
+    dataset = WindowDataset(sequences, length=10, stride=5)
+    # The parent's file is open by now, which forked workers must not share.
+    expected = torch.stack([dataset[i]["images"] for i in range(len(dataset))])
+    batches = list(DataLoader(dataset, batch_size=4, num_workers=workers))
+    assert torch.equal(torch.cat([batch["images"] for batch in batches]), expected)
+    assert batches[0]["sequence"].dtype == torch.int64 and batches[0]["mask"].shape == (4, 10)
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_single_frames(sequences, size):
+    dataset = FrameDataset(sequences, size)
+    assert len(dataset) == 48 + 5 + 12
+    places = [(s, f) for s, sequence in enumerate(sequences) for f in range(len(sequence))]
+    for index in (0, 47, 48, 52, 53, 64, -1):
+        item = dataset[index]
+        number, frame = places[index]
+        assert (item["sequence"], item["frame"]) == (number, frame)
+        side = size or 32
+        assert item["image"].shape == (3, side, side) and item["image"].dtype == torch.uint8
+        # Frames are of one colour: red falls, blue rises with the frame's number.
+        value = int(sequences[number].frame_numbers[frame]) * 4
+        assert np.allclose(item["image"].float().mean((1, 2)), [255 - value, 128, value], atol=3)
+        full = sequences[number].joints_2d[frame]
+        expected = (full + 0.5) * (side / SIZE[0], side / SIZE[1]) - 0.5
+        np.testing.assert_allclose(item["joints"], expected, atol=1e-4)
+        assert item["joints"].dtype == torch.float32
+    for index in (65, -66):
+        with pytest.raises(IndexError):
+            dataset[index]
+    assert len(FrameDataset([])) == len(WindowDataset([])) == 0
