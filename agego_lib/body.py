@@ -13,7 +13,7 @@ import numpy as np
 # They make no two passes of a clip the same; arms move most, as they do in daily life.
 SWAY = {"spine": 3, "chest": 3, "neck": 4, "head": 4, "shoulder": 3, "upperarm": 12, "forearm": 9, "hand": 8,
         "thigh": 3, "shin": 2, "foot": 3, "toe": 2}  # fmt: skip
-BLEND_SECONDS = 0.32
+BLEND_SECONDS = 0.27
 
 
 class SourcesError(FileNotFoundError):
@@ -66,9 +66,11 @@ def to_matrix(quaternions):
 
 
 def slerp(a, b, share):
-    """From quaternions a (share 0) to b (share 1) by the shorter way: (..., 4), (..., 4), (...) -> (..., 4)."""
-    dot = (a * b).sum(-1, keepdims=True)
-    b, dot = np.where(dot < 0, -b, b), np.minimum(np.abs(dot), 1.0)
+    """From quaternions a (share 0) to b (share 1): (..., 4), (..., 4), (...) -> (..., 4).
+
+    The way round is the one that their signs give: the shorter one where their product is positive.
+    """
+    dot = np.clip((a * b).sum(-1, keepdims=True), -1.0, 1.0)
     share = np.asarray(share, dtype=np.float64)[..., None]
     angle = np.arccos(dot)
     sine = np.sin(angle)
@@ -219,12 +221,16 @@ def _joined(first, second, fps):
     new_rotations = new_rotations.copy()
     new_rotations[:, 0] = multiply(turn, new_rotations[:, 0])
     new_roots = (new_roots - new_roots[0] * (1, 1, 0)) @ to_matrix(turn).T
-    # Getting down to the floor takes longer than passing from one step to another.
+    # Getting down to the floor, or out of a kick, takes longer than passing from one step to another.
     drop = abs(new_roots[0, 2] - roots[-1, 2])
-    count = min(round((BLEND_SECONDS + drop) * fps), len(roots) - 1, len(new_roots) - 1)
+    angle = 2 * np.arccos(np.minimum(np.abs((rotations[-1] * new_rotations[0]).sum(-1)), 1)).max()
+    count = min(round((BLEND_SECONDS + 0.6 * drop + 0.1 * angle) * fps), len(roots) - 1, len(new_roots) - 1)
     new_roots = new_roots + roots[-count] * (1, 1, 0)
     share = (np.arange(count) + 1) / (count + 1)
     share = share * share * (3 - 2 * share)
+    # The way round is chosen once, at the blend's start: choosing it frame by frame could change sides midway.
+    opposite = (rotations[-count] * new_rotations[0]).sum(-1, keepdims=True) < 0
+    new_rotations = np.where(opposite, -new_rotations, new_rotations)
     mixed = roots[-count:] + share[:, None] * (new_roots[:count] - roots[-count:])
     turned = slerp(rotations[-count:], new_rotations[:count], np.repeat(share[:, None], rotations.shape[1], axis=1))
     half = count // 2

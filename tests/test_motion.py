@@ -8,7 +8,7 @@ import torch
 from scipy.special import erf
 
 from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, MotionEncoder, WeightsError
-from agego_lib.models.motion import ACTIONFORMER_BLOCKS
+from agego_lib.models.motion import ACTIONFORMER_BLOCKS, allowed_pairs
 
 C, HEADS = 16, 4
 
@@ -110,6 +110,14 @@ def test_global_blocks_reach_the_whole_sequence():
     moved = x.clone()
     moved[0, 39] = torch.randn(C)
     assert (encoder(moved) - encoder(x))[0, 0].abs().max() > 1e-6
+
+
+def test_no_softmax_runs_over_nothing():
+    mask = torch.tensor([[True] * 3 + [False] * 9, [False] * 12])
+    for half_window in (4, None):
+        pairs = allowed_pairs(12, half_window, mask)
+        assert pairs.any(-1).all()
+        assert not pairs[0, 0, :3, 3:].any()  # valid frames never see padding
 
 
 def test_windows_8_and_9_are_the_same():

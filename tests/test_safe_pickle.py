@@ -226,9 +226,10 @@ def test_files_that_are_no_whole_pickle(tmp_path):
     for data in (b"", b"\x80", whole[: len(whole) // 2], whole[:-1], b"not a pickle", b"\xff\xd8\xff\xe0", bytes(100)):
         with pytest.raises(DamagedPickleError, match=r"labels\.pkl: not a whole pickle"):
             load_bytes(tmp_path, data)
-    # A length that memory does not hold.
-    with pytest.raises(DamagedPickleError):
-        load_bytes(tmp_path, b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.")
+    # A length, and a memo, that memory does not hold.
+    for data in (b"\x8e" + struct.pack("<Q", 2**62) + b"x.", b"]r\xff\xff\xff\xff.", b"]p4294967295\n."):
+        with pytest.raises(DamagedPickleError, match=r"labels\.pkl: not a whole pickle"):
+            load_bytes(tmp_path, b"\x80\x04" + data)
     with pytest.raises(FileNotFoundError):
         safe_pickle.load(tmp_path / "absent.pkl")
 

@@ -5,8 +5,10 @@ What a pickle names is never handed to it: it gets stand-ins that check their ar
 run on what the file says (a forged dtype in `ndarray.__setstate__` would be enough to corrupt memory).
 """
 
+import io
 import math
 import pickle
+import pickletools
 import re
 from pathlib import Path
 
@@ -163,6 +165,13 @@ class _Unpickler(pickle.Unpickler):
         raise _Refused("a persistent object")
 
 
+def _check_memo(data):
+    """Refuse memo numbers that no pickler gives: a table of that length is filled, up to 64 GiB for four bytes."""
+    for opcode, number, position in pickletools.genops(data):
+        if opcode.name in ("PUT", "LONG_BINPUT") and number > position:
+            raise ValueError(f"memo number {number} at position {position}")
+
+
 def _plain(value, done, depth=0):
     """Replace the arrays' stand-ins and refuse whatever is not plain data. `done` keeps shared parts shared."""
     kind = type(value)
@@ -208,8 +217,9 @@ def load(path, max_bytes=MAX_BYTES):
     if size > max_bytes:
         raise UnsafePickleError(f"{path}: {size} bytes; expected a pickle of at most {max_bytes} bytes")
     try:
-        with path.open("rb") as file:
-            return _plain(_Unpickler(file, encoding="latin1").load(), {})
+        data = path.read_bytes()
+        _check_memo(data)
+        return _plain(_Unpickler(io.BytesIO(data), encoding="latin1").load(), {})
     except _Refused as refused:
         raise UnsafePickleError(
             f"{path}: this pickle asks for {refused}; refused, since only plain containers, numbers, strings and "

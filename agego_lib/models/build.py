@@ -6,7 +6,7 @@ from torch import nn
 
 from agego_lib import weights
 
-from .backbone import load_strictly
+from .backbone import fitted
 from .heatmap import HeatmapNet
 from .motion import FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
@@ -25,7 +25,7 @@ def load_heatmap_net(path):
     """The trained heatmap network that `02_heatmap_training` wrote -> frozen HeatmapNet."""
     state, info = weights.load(path)
     net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]))
-    load_strictly(net, state, source=str(path))
+    net.load_state_dict(fitted(net, state, source=str(path)))
     return net.freeze()
 
 
@@ -83,7 +83,8 @@ def new_model(settings, row, heatmap_file, motion_file, mean_pose):
     net = load_heatmap_net(heatmap_file)
     frames, blocks = frame_encoder(settings.visual, net), motion_encoder(settings.motion)
     state, _ = weights.load(motion_file)
-    load_strictly(motion_stage_parts(frames, blocks), state, source=str(motion_file))
+    parts = motion_stage_parts(frames, blocks)
+    parts.load_state_dict(fitted(parts, state, source=str(motion_file)))
     model = AGEgoPose(
         net,
         frames,
@@ -111,5 +112,5 @@ def load_model(path):
         _decoder(config),
         **config["switches"],
     )
-    load_strictly(model, state, source=str(path))
+    model.load_state_dict(fitted(model, state, source=str(path)))
     return model.eval(), config

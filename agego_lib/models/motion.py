@@ -101,15 +101,17 @@ class ChannelNorm(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution over three frames; its output, not its input, is masked."""
+    """Depthwise convolution over three frames.
+
+    ActionFormer masks its output. Here no frame attends to a padded one, which comes to the same.
+    """
 
     def __init__(self, dim):
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False)
 
-    def forward(self, x, mask):
-        x = self.conv(x)
-        return x if mask is None else x * mask
+    def forward(self, x):
+        return self.conv(x)
 
 
 class ScaledDropPath(nn.Module):
@@ -142,9 +144,9 @@ class MaskedAttention(nn.Module):
 
     def forward(self, x, mask, allowed):
         """x (B, C, T) -> (B, C, T); `allowed`, see `allowed_pairs`, says which frame may look at which."""
-        q = self.query(self.query_norm(self.query_conv(x, mask)))
-        k = self.key(self.key_norm(self.key_conv(x, mask)))
-        v = self.value(self.value_norm(self.value_conv(x, mask)))
+        q = self.query(self.query_norm(self.query_conv(x)))
+        k = self.key(self.key_norm(self.key_conv(x)))
+        v = self.value(self.value_norm(self.value_conv(x)))
         q, k, v = (part.unflatten(1, (self.heads, -1)).transpose(2, 3) for part in (q, k, v))  # (B, heads, T, C/heads)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         out = self.proj(out.transpose(2, 3).flatten(1, 2))
