@@ -182,7 +182,9 @@ class Clip:
         low = np.minimum(at.astype(int), len(self.roots) - 2)
         share = at - low
         roots = self.roots[low] + share[:, None] * (self.roots[low + 1] - self.roots[low])
-        return roots, slerp(self.rotations[low], self.rotations[low + 1], np.repeat(share[:, None], 21, axis=1))
+        return roots, slerp(
+            self.rotations[low], self.rotations[low + 1], np.repeat(share[:, None], self.rotations.shape[1], axis=1)
+        )
 
 
 def load_clips(sources):
@@ -244,16 +246,20 @@ def _joined(first, second, fps):
 def make_motion(clips, bone_names, rng, frames, fps):
     """A motion of `frames` frames from clips in random order, speed and handedness, smoothly joined.
 
-    Each clip comes once before any comes twice; cyclic ones are repeated a few times. Slow random turns are added.
+    Each action comes once before any comes twice; a short clip is repeated until it fills a second or three.
+    Slow random turns are added.
     -> roots (frames, 3) in leg lengths, local rotations (frames, bones, 4), action label of each frame (frames,).
     """
+    actions = sorted({clip.action for clip in clips})
     motion, deck = None, []
     while motion is None or len(motion[0]) < frames:
-        deck = deck or list(rng.permutation(len(clips)))
-        clip = clips[deck.pop()]
-        speed, flipped = rng.uniform(0.8, 1.25), rng.random() < 0.5
-        repeats = rng.integers(2, 5) if clip.action in ("walk", "run") else 1
+        deck = deck or rng.permutation(actions).tolist()
+        action = deck.pop()
+        choices = [clip for clip in clips if clip.action == action]
+        clip = choices[rng.integers(len(choices))]
+        speed, flipped, seconds = rng.uniform(0.8, 1.25), rng.random() < 0.5, rng.uniform(1.5, 3.0)
         roots, rotations = clip.resampled(fps, speed)
+        repeats = max(1, round(seconds * fps / len(roots)))
         if flipped:
             roots, rotations = mirror(roots, rotations, bone_names)
         for _ in range(repeats):

@@ -24,7 +24,8 @@ def feature_file(folder, sequence):
 
 def estimate_gb(model, sequences):
     """Size of the float16 features of all frames, in 10^9 bytes, from one frame's."""
-    frozen = model.frozen_features(to_tensor(sequences[0].images([0])))
+    device = next(model.parameters()).device
+    frozen = model.frozen_features(to_tensor(sequences[0].images([0])).to(device))
     return sum(value[0].numel() for value in frozen.values()) * 2 * sum(len(s) for s in sequences) / 1e9
 
 
@@ -36,12 +37,13 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    estimate = estimate_gb(model, sequences)
     manifest = {
         "frames": sum(len(s) for s in sequences),
-        "estimated_gb": round(estimate_gb(model, sequences), 4),
+        "estimated_gb": round(estimate, 4),
         "limit_gb": limit_gb,
+        "stored": estimate <= limit_gb,
     }
-    manifest["stored"] = manifest["estimated_gb"] <= limit_gb
     if manifest["stored"]:
         device = next(model.parameters()).device
         with bar(manifest["frames"], "frozen features", "frame") as progress:

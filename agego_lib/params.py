@@ -295,6 +295,6 @@ def load(path=None):
     path = Path(path) if path else find_root() / "params.yaml"
     try:
         raw = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: not readable as YAML ({error})") from None
     return from_dict(raw, path.name)

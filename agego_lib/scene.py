@@ -4,7 +4,7 @@ Everything goes through FisheyeCamera: vertices are projected exactly, floor and
 ray. World axes as in body.py: z up, the floor at z = 0, metres. Camera axes: x right, y down, z forward.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ WALL_METRES = (np.float32(8.0), np.float32(3.0))  # along the wall and up
 TOLERANCE = np.array([0.12, *[0.11, 0.08, 0.07] * 2, *[0.16, 0.11, 0.10, 0.08] * 2])
 
 
-def _tone(rng, low, high, colourful=0.35):
+def _tone(rng, low, high, colourful=0.25):
     """A random BGR colour with channels in [low, high), pulled towards grey: rooms and clothes are rarely gaudy."""
     colour = rng.uniform(low, high, 3)
     return colour * colourful + colour.mean() * (1 - colourful)
@@ -56,7 +56,7 @@ def floor_texture(rng):
             corner = (inset, inset), (TEXTURE - inset, TEXTURE - inset)
             cv2.rectangle(image, *corner, _tone(rng, 30, 220).tolist(), int(rng.integers(6, 30)))
     elif kind == "concrete":
-        image += 12 * _cloudy(rng, 12)[..., None] + rng.normal(0, 5, (TEXTURE, TEXTURE, 1))
+        image += 7 * _cloudy(rng, 12)[..., None] + rng.normal(0, 5, (TEXTURE, TEXTURE, 1))
         for _ in range(int(rng.integers(2, 7))):  # tape marks and papers
             x, y = rng.integers(20, TEXTURE - 60, 2)
             w, h = rng.integers(4, 55, 2)
@@ -103,13 +103,18 @@ def _box(low, high, cell=0.3):
     return np.concatenate(vertices), np.concatenate(faces)
 
 
-def shade(vertices, faces, colours, light):
-    """Lambert shading with a soft fill: colours (F, 3) -> shaded colours (F, 3), unit normals (F, 3)."""
+def shade(vertices, faces, colours, light, smooth=False):
+    """Lambert shading with a soft fill: colours (F, 3) -> shaded colours (F, 3).
+
+    light: unit vector towards the light. smooth: take each face's normal from its corners' surroundings.
+    """
     corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    if smooth:
+        around = [np.bincount(faces.ravel(), np.repeat(part, 3), len(vertices)) for part in normals.T]
+        normals = np.stack(around, axis=1)[faces].sum(1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    strength = 0.6 + 0.15 * normals[:, 2:] + 0.45 * np.maximum(normals @ light, 0)[:, None]
-    return colours * strength, normals
+    return colours * (0.6 + 0.15 * normals[:, 2:] + 0.45 * np.maximum(normals @ light, 0)[:, None])
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,15 @@ class Room:
                 continue
             top = rng.choice([0.45, 0.75, 1.2, 1.9]) * rng.uniform(0.8, 1.1)
             vertices, faces = _box([*(centre - half), 0.0], [*(centre + half), top])
-            colours = shade(vertices, faces, np.tile(_tone(rng, 25, 220), (len(faces), 1)), light)[0]
+            colours = shade(vertices, faces, np.tile(_tone(rng, 25, 220), (len(faces), 1)), light)
             parts.append((vertices, faces + count, colours))
             count += len(vertices)
         empty = np.zeros((0, 3))
         vertices, faces, colours = (
             np.concatenate(part) for part in zip((empty, empty.astype(int), empty), *parts, strict=True)
         )
-        atlas = np.concatenate([np.pad(part, ((0, 1), (0, 1), (0, 0)), mode="wrap") for part in (floor, wall_texture(rng))])
+        edge = (0, 1), (0, 1), (0, 0)
+        atlas = np.concatenate([np.pad(part, edge, mode="wrap") for part in (floor, wall_texture(rng))])
         atlas = cv2.cvtColor(atlas, cv2.COLOR_BGR2BGRA)
         return cls(atlas, metres, (low[0], high[0], low[1], high[1]), vertices, faces, colours, light)
 
@@ -190,22 +196,35 @@ def clothing(body, rng):
 
 
 class Viewer:
-    """Draws frames of one camera. Keeps what depends on the camera alone: each pixel's ray, the circle's soft edge."""
+    """Draws frames of one camera. Keeps what depends on the camera alone: each pixel's ray, the circle's soft edge.
+
+    full: the camera. camera: the same with the black columns beside the image circle cut off; everything but `finish`
+    works on that narrower picture.
+    """
 
     def __init__(self, camera):
-        self.camera = camera
-        width, height = camera.size
+        left = max(0, int(camera.centre[0] - camera.radius) // 2 * 2)
+        width = min(camera.size[0], int(np.ceil(camera.centre[0] + camera.radius)) + 1) - left
+        height = camera.size[1]
+        self.full, self.left = camera, left
+        self.camera = camera = replace(camera, size=(width, height), centre=(camera.centre[0] - left, camera.centre[1]))
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
-        self.rays = camera.unproject(grid, np.ones((height, width))).astype(np.float32)
-        self.coarse_rays = cv2.resize(self.rays, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        rays = camera.unproject(grid, np.ones((height, width))).astype(np.float32)
+        self.coarse_rays = cv2.resize(rays, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
         rho = np.linalg.norm(grid - camera.centre, axis=-1)
         edge = np.clip((camera.radius - rho) / (0.08 * camera.radius), 0, 1)
         falloff = 1 - 0.25 * (rho / camera.radius) ** 2
         mask = edge * edge * (3 - 2 * edge) * falloff
         self.mask = np.repeat(np.round(255 * mask).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
         # Beyond this angle from the axis nothing reaches the image circle.
-        edge_ray = camera.unproject(np.array(camera.centre) + (camera.radius, 0.0), 1.0)
-        self.lowest_z = np.cos(min(np.arccos(edge_ray[2]) + 0.15, np.pi))
+        rim = camera.unproject(np.add(camera.centre, (camera.radius, 0.0)), 1.0)
+        self.lowest_z = np.cos(min(np.arccos(rim[2]) + 0.15, np.pi))
+
+    def finish(self, image, exposure):
+        """Darken outside the circle, as the lens does, and put the black columns back -> BGR image of the full size."""
+        image = cv2.multiply(image, self.mask, scale=exposure / 255)
+        right = self.full.size[0] - self.left - image.shape[1]
+        return cv2.copyMakeBorder(image, 0, 0, self.left, right, cv2.BORDER_CONSTANT)
 
     def _full(self, image):
         return cv2.resize(image, self.camera.size, interpolation=cv2.INTER_LINEAR)
@@ -220,8 +239,9 @@ class Viewer:
         # their maps are smooth and may be computed at half size; only the choice between them is sharp.
         tx = np.where(x > 0, x1 - px, px - x0) / np.maximum(np.abs(x), tiny)
         ty = np.where(y > 0, y1 - py, py - y0) / np.maximum(np.abs(y), tiny)
-        wall, down = np.minimum(tx, ty), np.minimum(pz / np.maximum(-z, tiny), FARTHEST)
+        wall, down = np.minimum(tx, ty), np.where(z < 0, pz / np.maximum(-z, tiny), np.float32(1e6))
         is_wall = self._full(np.minimum(down / wall, 3.0)) > 1
+        down = np.minimum(down, FARTHEST)
         floor_x, floor_y = px + x * down, py + y * down
         per_metre = np.float32(TEXTURE / room.floor_metres)
         along = np.where(tx < ty, py + y * wall - y0, px + x * wall - x0) * np.float32(TEXTURE / WALL_METRES[0])
@@ -264,25 +284,25 @@ class Viewer:
         by more than TOLERANCE -> bool (15,). Joints outside the image are not hidden but out of it: False.
         """
         local = (joints - place) @ turn
+        far = np.linalg.norm(local, axis=1)
         pixels = self.camera.project(local)
-        found = np.zeros(len(joints), bool)
-        for joint in np.flatnonzero(self.camera.in_image(pixels)):
-            u, v = np.round(pixels[joint]).astype(int)
-            face = ids[v, u]
-            if not 0 <= face < body_faces:
-                continue
-            corners = (vertices[faces[face]] - place) @ turn
-            distances = np.linalg.norm(corners, axis=1)
-            far = np.linalg.norm(local[joint])
-            normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
-            slope = normal @ local[joint] / far
-            depth = np.clip(normal @ corners[0] / slope if slope else np.inf, distances.min(), distances.max())
-            found[joint] = depth < far - TOLERANCE[joint]
-        return found
+        inside = np.flatnonzero(self.camera.in_image(pixels))
+        u, v = np.round(pixels[inside]).astype(int).T
+        seen = ids[v, u]
+        inside, seen = inside[(seen >= 0) & (seen < body_faces)], seen[(seen >= 0) & (seen < body_faces)]
+        corners = (vertices[faces[seen]] - place) @ turn
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        slope = (normals * local[inside]).sum(1) / far[inside]
+        depth = (normals * corners[:, 0]).sum(1) / np.where(slope == 0, -1e-12, slope)
+        # A pixel's middle may lie just off the triangle: the plane's depth there is held to that of its corners.
+        distances = np.linalg.norm(corners, axis=2)
+        hidden = np.zeros(len(joints), bool)
+        hidden[inside] = np.clip(depth, distances.min(1), distances.max(1)) < far[inside] - TOLERANCE[inside]
+        return hidden
 
 
 def floor_shadow(starts, parents, light):
-    """Soft shadow of a stick figure (bones, 3) on the floor -> map (192, 192) uint8, its corner (x, y), px per metre."""
+    """Soft shadow of a stick figure (bones, 3) on the floor -> map (192, 192) uint8, its corner, px a metre."""
     scale, size = 48.0, 192
     flat = starts[:, :2] - starts[:, 2:] * light[:2] / light[2]
     corner = flat[0] - size / (2 * scale)
@@ -290,5 +310,5 @@ def floor_shadow(starts, parents, light):
     shadow = np.full((size, size), 255, np.uint8)
     for bone, parent in enumerate(parents):
         if parent >= 0:
-            cv2.line(shadow, points[parent].tolist(), points[bone].tolist(), 110, 6, cv2.LINE_8, 3)
-    return cv2.GaussianBlur(shadow, (0, 0), 2.5), corner, scale
+            cv2.line(shadow, points[parent].tolist(), points[bone].tolist(), 120, 9, cv2.LINE_8, 3)
+    return cv2.GaussianBlur(shadow, (0, 0), 3.5), corner, scale

@@ -21,10 +21,10 @@ from .body import from_vector, load_bodies, load_clips, make_motion, on_the_floo
 from .camera import FisheyeCamera
 from .scene import Room, Viewer, clothing, floor_shadow, shade
 
-NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira", "otto",
-         "petra", "quirin", "runa", "silas", "tilda", "ugo", "vera", "wim", "xenia", "yaro")  # fmt: skip
+NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira",
+         "otto", "petra", "quirin", "runa", "silas", "tilda", "ugo", "vera", "wim", "xenia", "yaro")  # fmt: skip
 # Camera's place in the head's axes (x left, -y front, z up; metres) and its tilt forward from straight down (degrees).
-MOUNTS = {"egopw": ((0.0, -0.28, 0.12), 13.0), "sceneego": ((0.0, -0.25, 0.155), 16.0)}
+MOUNTS = {"egopw": ((0.0, -0.28, 0.12), 13.0), "sceneego": ((0.0, -0.25, 0.155), 15.5)}
 # Camera axes (x right, y down, z forward) in the head's axes for a camera that looks straight down.
 LOOK_DOWN = np.array([[-1.0, 0, 0], [0, 1, 0], [0, 0, -1]]).T
 CLEARANCE = 0.12  # metres of air kept below the camera: the floor gives way when the wearer lies face down
@@ -34,7 +34,7 @@ PICKLE_PROTOCOL = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence to render. entropy: numbers that seed its generator; actor_entropy: those of its wearer's clothes."""
+    """One sequence to render. entropy: what seeds its generator; actor_entropy: what seeds its wearer's clothes."""
 
     dataset: str
     folder: str
@@ -51,7 +51,7 @@ def mount(dataset, rng, seconds):
     """Camera in the head's axes, with this sequence's fit and slow slips: turns (T, 3, 3) and places (T, 3) m."""
     place, tilt = MOUNTS[dataset]
     place = np.array(place) + rng.normal(0, (0.006, 0.012, 0.012))
-    tilt = np.radians(tilt + rng.uniform(-5, 5))
+    tilt = np.radians(tilt + rng.uniform(-4.5, 4.5))
     fit = np.array([tilt, 0, 0]) + np.radians(rng.normal(0, 1.2, 3))
     slips = np.radians(1.0) * smooth_noise(rng, seconds, 3, 1.5) + np.radians(0.3) * smooth_noise(rng, seconds, 3, 6.0)
     # A turn about the camera's x axis towards the front.
@@ -94,6 +94,23 @@ def make_take(body, clips, dataset, rng, frames):
     return Take(starts, turns, camera_turns, camera_places, joints, actions)
 
 
+def draw_frame(viewer, room, body, colours, take, i):
+    """Frame i of a take -> BGR image before blur, noise and the lens's dark edge, hidden joints (15,) bool."""
+    turn, place = take.camera_turns[i], take.camera_places[i]
+    vertices = body.skin(take.starts[i], take.turns[i])
+    lit = shade(vertices, body.faces, colours, room.light, smooth=True)
+    palette = np.clip(np.concatenate([lit, room.colours]), 0, 255).astype(np.uint8)
+    faces = np.concatenate([body.faces, room.faces + len(vertices)])
+    vertices = np.concatenate([vertices, room.vertices])
+    above = np.array([place[0], place[1], max(place[2], CLEARANCE)])
+    image = viewer.background(room, turn, above, floor_shadow(take.starts[i], body.parents, room.light))
+    ids = viewer.draw(vertices, faces, turn, place)
+    covered = np.flatnonzero(ids.ravel() >= 0)
+    image.reshape(-1, 3)[covered] = palette[ids.ravel()[covered]]
+    joints = take.starts[i, body.joint_bones]
+    return image, viewer.hidden(ids, vertices, faces, len(body.faces), joints, place, turn)
+
+
 def _render(job, sources, out, progress=None):
     """Draw and write one sequence -> number of images on disk."""
     rng = np.random.default_rng(np.random.SeedSequence(job.entropy))
@@ -102,7 +119,6 @@ def _render(job, sources, out, progress=None):
     take = make_take(body, clips, job.dataset, rng, job.frames)
     colours = clothing(body, np.random.default_rng(np.random.SeedSequence(job.actor_entropy)))
     room = Room.random(rng, take.starts.reshape(-1, 3))
-    faces = np.concatenate([body.faces, room.faces + len(body.vertices)])
     first = int(rng.integers(0, 60)) if job.dataset == "sceneego" else 0
     names = [f"img_{first + i:06d}.jpg" for i in range(job.frames)]
     # At most one frame in a hundred is lost on disk or has no pose, as in the real data.
@@ -116,32 +132,22 @@ def _render(job, sources, out, progress=None):
 
     folder = Path(out) / job.folder
     (folder / "imgs").mkdir(parents=True)
-    pixels = viewer.camera.project(take.joints)
+    pixels = viewer.full.project(take.joints)
     hidden = np.zeros(pixels.shape[:2], bool)
     for i, name in enumerate(names):
-        turn, place = take.camera_turns[i], take.camera_places[i]
-        vertices = body.skin(take.starts[i], take.turns[i])
-        lit = shade(vertices, body.faces, colours, room.light)[0]
-        vertices = np.concatenate([vertices, room.vertices])
-        above = place + (0, 0, max(0.0, CLEARANCE - place[2]))
-        image = viewer.background(room, turn, above, floor_shadow(take.starts[i], body.parents, room.light))
-        ids = viewer.draw(vertices, faces, turn, place)
-        covered = np.flatnonzero(ids.ravel() >= 0)
-        palette = np.clip(np.concatenate([lit, room.colours]), 0, 255).astype(np.uint8)
-        image.reshape(-1, 3)[covered] = palette[ids.ravel()[covered]]
-        hidden[i] = viewer.hidden(ids, vertices, faces, len(body.faces), take.starts[i, body.joint_bones], place, turn)
+        image, hidden[i] = draw_frame(viewer, room, body, colours, take, i)
         image = cv2.GaussianBlur(image, (3, 3), blur)
         x, y = rng.integers(0, 64, 2)
         image = cv2.add(image, brighter[y : y + height, x : x + width])
         image = cv2.subtract(image, darker[y : y + height, x : x + width])
-        image = cv2.multiply(image, viewer.mask, scale=exposure / 255)
+        image = viewer.finish(image, exposure)
         if i not in missing:
             target = folder / "imgs" / name
             if not cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 90]):
                 raise OSError(f"{target}: the image could not be written; is the disk full or the folder read-only?")
         if progress:
             progress(1)
-    in_image = viewer.camera.in_image(pixels)
+    in_image = viewer.full.in_image(pixels)
     np.savez_compressed(folder / "visibility.npz", frame_names=np.array(names), in_image=in_image, hidden=hidden)
     with open(folder / "actions.csv", "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -167,7 +173,8 @@ def _write_egopw(folder, job, rng, names, joints, pixels, no_pose, first):
 
 def _write_sceneego(folder, job, rng, names, joints, pixels, no_pose, first):
     """local_pose_gt.pkl and syn.json: clean poses counted by an outside camera that started at another moment."""
-    ego, ext = (int(n) for n in rng.integers(20, 900, 2))
+    ego = int(rng.integers(5, 400))
+    ext = ego + int(rng.integers(10, 500))
     board, outside = np.eye(4), np.eye(4)
     board[:3, 3], outside[:3, 3] = rng.normal(0, 0.5, 3), rng.normal(0, 2.0, 3)
     intrinsics = np.array([[1500.0, 0, 960], [0, 1500, 540], [0, 0, 1]])
@@ -215,9 +222,10 @@ def _clear(folder):
     """Make way for new data, but only over what this module wrote."""
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise FileExistsError(
-            f"{folder}: not empty, and not written by render_datasets (no file {MARKER}); give another folder or empty it"
+            f"{folder}: not empty, and not written by render_datasets (no file {MARKER}); empty it first"
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARKER).write_text("Rendered from data/ by agego_lib.synthetic; rendering again replaces this folder.\n")
 
@@ -237,13 +245,13 @@ def render_datasets(
     workers=1,
     progress=None,
 ):
-    """Render an EgoPW and a SceneEgo look-alike in the published layouts (docs: formats of the two data sets).
+    """Render an EgoPW and a SceneEgo look-alike in the data sets' published layouts.
 
     sources: folder with bodies.npz, clips.npz, fisheye.calibration.json. out: folder that gets egopw/ and sceneego/;
     what this function wrote there before is replaced. scale: image size relative to the calibration's 1280x1024.
     egopw_train and the like: (actors, sequences an actor); no two actors share a body, clothes or a name.
     label_noise_mm: RMS distance of EgoPW's pseudo labels from the truth, per joint; SceneEgo's labels are exact.
-    workers: processes; the bytes written do not depend on it. progress: called with the frames done since its last call.
+    workers: processes; the bytes written do not depend on it. progress: called with the number of frames newly done.
 
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
     in_image and hidden (N, 15) bool; hidden joints are in the image but behind the body (scene.TOLERANCE).
@@ -259,10 +267,10 @@ def render_datasets(
         raise ValueError(f"frames_per_sequence={frames_per_sequence}, workers={workers}; expected at least 2 and 1")
     counts = {"egopw_train": egopw_train, "egopw_test": egopw_test}
     counts |= {"sceneego_train": sceneego_train, "sceneego_test": sceneego_test}
+    sources, out = Path(sources).resolve(), Path(out)
     bodies, _ = _sources(str(sources))
-    camera = _viewer(str(sources), scale).camera
+    camera = _viewer(str(sources), scale).full
     plan = _plan(counts, len(bodies), seed, frames_per_sequence, scale, label_noise_mm)
-    out = Path(out)
     for dataset in ("egopw", "sceneego"):
         _clear(out / dataset)
         (out / dataset / "fisheye.calibration.json").write_text(camera.to_json() + "\n")
@@ -275,7 +283,9 @@ def render_datasets(
         for split, job in tasks:
             summary[split] += _render(job, sources, out, progress)
         return summary
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # One OpenCV thread each: the processes already fill the cores.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         futures = {pool.submit(_render, job, sources, out): (split, job) for split, job in tasks}
         for future in as_completed(futures):
             split, job = futures[future]

@@ -73,7 +73,8 @@ class MotionSource:
     frame_encoder: FrameEncoder, whose layer4 is still as it was initialised. store: the split's FeatureStore, or None.
     """
 
-    @torch.inference_mode()
+    # Not inference_mode: parameters moved to a device and back under it could not be trained any more.
+    @torch.no_grad()
     def __init__(self, frame_encoder, sequences, store, engine, chunk=128):
         device = make_fabric(engine, 0).device
         layer4 = frame_encoder.encoder.layer4.eval().to(device)
@@ -160,6 +161,8 @@ def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=Non
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator().manual_seed(seed),
     )
+    # On several devices each one sees only its share of the batches.
+    loader = fabric.setup_dataloaders(loader)
     steps = optimiser.epochs * len(loader)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     adam = torch.optim.Adam(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay)
@@ -167,7 +170,6 @@ def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=Non
         adam, lambda s: learning_rate_factor(s, steps, optimiser.warmup_steps, optimiser.lr_final / optimiser.lr)
     )
     run, adam = fabric.setup(objective, adam)
-    loader = fabric.setup_dataloaders(loader)
     run.train()
     every, step, since = max(1, steps // 100), 0, defaultdict(list)
     with bar(steps, label, "step") as progress:

