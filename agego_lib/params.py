@@ -273,12 +273,18 @@ def find_root(start=None):
 
 
 def from_dict(raw, source="params.yaml"):
-    """A dict as YAML gives it -> Settings. Raises SettingsError naming the setting, what was found, what is expected."""
+    """A dict as YAML gives it -> Settings. Raises SettingsError naming the setting, what was found and expected."""
     settings = _section(Settings, raw, f"{source}: ")
     if settings.window.stride > settings.window.length:
         _refuse(f"{source}: window.stride", settings.window.stride, f"at most window.length ({settings.window.length})")
     if settings.prepare.size % 32:
         _refuse(f"{source}: prepare.size", settings.prepare.size, "a multiple of 32, the encoder's total stride")
+    if settings.heatmap.loss == "mse" and settings.heatmap.pos_weight != 1:
+        _refuse(f"{source}: heatmap.pos_weight", settings.heatmap.pos_weight, "1, as heatmap.loss is mse")
+    for name, width in (("motion", 384), ("decoder", 128)):
+        heads = getattr(settings, name).heads
+        if width % heads:
+            _refuse(f"{source}: {name}.heads", heads, f"a divisor of {width}, the width that the heads share")
     if settings.motion.local_blocks > settings.motion.depth:
         _refuse(
             f"{source}: motion.local_blocks",

@@ -62,8 +62,10 @@ class ActionObjective(nn.Module):
         action = batch["action"]
         labelled = batch["mask"] & (action >= 0)
         logits = self.predict(batch)
-        loss = F.cross_entropy(logits[labelled].float(), action[labelled])
-        accuracy = (logits.argmax(-1) == action)[labelled].float().mean()
+        # Sums over what there is: a batch without any label teaches nothing and must not give NaN.
+        count = labelled.sum().clamp(min=1)
+        loss = F.cross_entropy(logits[labelled].float(), action[labelled], reduction="sum") / count
+        accuracy = (logits.argmax(-1) == action)[labelled].sum() / count
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 
 
@@ -197,7 +199,7 @@ def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=Non
                     progress.set_postfix(
                         {name: f"{v:.4g}" for name, v in means.items() if name in ("loss", "accuracy", "mpjpe_mm")}
                     )
-                    if log and fabric.is_global_zero:
+                    if log is not None and fabric.is_global_zero:
                         log(step, means)
                     since.clear()
     return objective.cpu().eval()

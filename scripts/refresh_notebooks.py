@@ -22,55 +22,55 @@ ROOT = Path(__file__).resolve().parents[1]
 IGNORED = "nbval-ignore-output"
 
 
-def environment(project):
-    """The environment of every command in `project`, a copy of the suite."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "GIT_", "PYTEST", "PAPERMILL"))}
-    return kept | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        # The installed package points at the original tree; the copy must use its own.
-        "PYTHONPATH": str(project),
-        "DVC_NO_ANALYTICS": "1",
-        "DVC_SITE_CACHE_DIR": str(project / ".dvc/tmp/site"),
-        # A user's own settings (signing, hooks) have no say here.
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-    }
+class Copy:
+    """What a commit of the working tree would hold, as a git repository of its own in `folder`."""
 
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in filter(None, listed.split("\0")):
+            # A file deleted and not yet committed is still listed.
+            if (ROOT / name).is_file():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.folder / name)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "GIT_", "PYTEST", "PAPERMILL"))}
+        self.environment = kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # The installed package points at the original tree; the copy must use its own.
+            "PYTHONPATH": str(self.folder),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.folder / ".dvc/tmp/site"),
+            # A user's own settings (signing, hooks) have no say here.
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+        }
+        self.run("git", "init", "-q")
+        self.commit("copy")
 
-def run(project, *command, check=True, **options):
-    """Run a command in `project` -> CompletedProcess with its output as text."""
-    print("$", *command, flush=True)
-    done = subprocess.run(
-        command, cwd=project, env=environment(project), capture_output=True, text=True, check=False, **options
-    )
-    if check and done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
+    def run(self, *command, check=True, within="."):
+        """Run a command in a folder of the copy -> CompletedProcess with its output as text."""
+        place = self.folder / within
+        done = subprocess.run(command, cwd=place, env=self.environment, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
 
+    def commit(self, message):
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", message)
 
-def copy_working_tree(project):
-    """What a commit of the working tree would hold, as a git repository of its own in the folder `project`."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, project / name)
-    run(project, "git", "init", "-q")
-    commit(project, "copy")
+    def run_pipeline(self):
+        """Data out of the repository's own store, then every stage with the smoke profile -> CompletedProcess."""
+        self.run("dvc", "pull", "data.dvc")
+        return self.run("dvc", "exp", "run", "-S", "profile=smoke")
 
-
-def commit(project, message):
-    run(project, "git", "add", "-A")
-    run(project, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", message)
-
-
-def run_pipeline(project):
-    """Data out of the repository's own store, then every stage with the smoke profile -> CompletedProcess."""
-    run(project, "dvc", "pull", "data.dvc")
-    return run(project, "dvc", "exp", "run", "-S", "profile=smoke")
+    def execute(self, path):
+        """Run a notebook of the copy where Jupyter would, in its own folder -> the notebook with its outputs."""
+        notebook = nbformat.read(path, as_version=4)
+        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
+        client.execute(env=self.environment)
+        return notebook
 
 
 def stored(notebook):
@@ -92,27 +92,19 @@ def stored(notebook):
     return notebook
 
 
-def execute(project, path):
-    """Run a notebook of `project` where Jupyter would, in its own folder -> the notebook with its outputs."""
-    notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
-    client.execute(env=environment(project))
-    return notebook
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks to write (default: all)")
     names = parser.parse_args().names
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        copy_working_tree(project)
-        run_pipeline(project)
-        for path in sorted((project / "notebooks").glob("*.ipynb")):
+        copy = Copy(folder)
+        print("running the pipeline ...", flush=True)
+        copy.run_pipeline()
+        for path in sorted((copy.folder / "notebooks").glob("*.ipynb")):
             if names and path.stem not in names:
                 continue
             source = path.read_bytes()
-            result = stored(execute(project, path))
+            result = stored(copy.execute(path))
             target = ROOT / "notebooks" / path.name
             if target.read_bytes() != source:
                 raise RuntimeError(f"{target} was edited meanwhile; run this again")

@@ -1,6 +1,7 @@
 """Small made-up data and models that several test files share."""
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -46,7 +47,7 @@ def raw_settings(project):
     raw["motion"] |= {"depth": 2, "local_blocks": 1, "window": 3, "checkpoint": None}
     raw["decoder"] |= {"layers": 1}
     raw["engine"] |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "workers": 0, "threads": 1}
-    return copy.deepcopy(raw)
+    return raw
 
 
 @pytest.fixture
@@ -102,7 +103,8 @@ def shake(module):
 def tiny_model():
     """Maker of small AGEgoPose models, by row of the ablation tables, whose streams all matter to their output."""
 
-    def make(row="full", seed=0, shared_trunk=True):
+    @cache
+    def build(row, seed, shared_trunk):
         torch.manual_seed(seed)
         net = shake(HeatmapNet(fpn_channels=(8, 8, 8, 8)))
         # Larger maps than an untrained network's, so that the spatial stream has something to see.
@@ -117,5 +119,9 @@ def tiny_model():
             for weights in (p for p in decoder.parameters() if p.ndim > 1):
                 weights.mul_(2.5)
         return AGEgoPose(net, frames, blocks, HeatmapEmbedding(input_scale=10.0), decoder, **ABLATIONS[row])
+
+    def make(row="full", seed=0, shared_trunk=True):
+        # A copy takes less time than drawing ResNet's weights.
+        return copy.deepcopy(build(row, seed, shared_trunk))
 
     return make

@@ -21,6 +21,11 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model().eval()
+
+
 def random_frames(n, seed=0):
     rng = np.random.default_rng(seed)
     # Noise on a brightness of its own keeps the frames apart.
@@ -51,17 +56,17 @@ def brute_force(model, frames, length, stride):
 
 @pytest.mark.parametrize("n", [1, 5, T, T + 1, 3 * T + 2])
 @pytest.mark.parametrize(("stride", "chunk"), [(3, 5), (4, 32), (T, 1)])
-def test_against_every_window_by_itself(tiny_model, n, stride, chunk):
-    model, frames = tiny_model(), random_frames(n)
+def test_against_every_window_by_itself(model, n, stride, chunk):
+    frames = random_frames(n)
     expected, _ = brute_force(model, frames, T, stride)
     found = predict_sequence(model, frames, length=T, stride=stride, chunk=chunk)
     assert found.shape == (n, 15, 3) and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, **CLOSE)
 
 
-def test_the_brute_force_sees_differences(tiny_model):
+def test_the_brute_force_sees_differences(model):
     """Otherwise the comparisons of this file would prove nothing: frames, windows and padding change the poses."""
-    model, frames = tiny_model(), random_frames(2 * T)
+    frames = random_frames(2 * T)
     expected, single = brute_force(model, frames, T, 4)
     far = 50 * CLOSE["atol"]
     assert all(np.abs(a - b).max() > far for a, b in pairwise(expected))
@@ -85,8 +90,8 @@ def test_trunk_of_its_own(tiny_model):
     np.testing.assert_allclose(found, brute_force(model, frames, T, 4)[0], **CLOSE)
 
 
-def test_batch_statistics_are_never_used(tiny_model):
-    model, frames = tiny_model(), random_frames(T)
+def test_batch_statistics_are_never_used(model):
+    frames = random_frames(T)
     expected = brute_force(model, frames, T, 4)[0]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found = predict_sequence(model.train(), frames, length=T, stride=4)
@@ -94,15 +99,15 @@ def test_batch_statistics_are_never_used(tiny_model):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_an_empty_sequence(tiny_model):
-    found = predict_sequence(tiny_model(), random_frames(0), length=T, stride=4)
+def test_an_empty_sequence(model):
+    found = predict_sequence(model, random_frames(0), length=T, stride=4)
     assert found.shape == (0, 15, 3) and found.dtype == np.float32
 
 
-def test_a_stride_that_leaves_frames_out(tiny_model):
+def test_a_stride_that_leaves_frames_out(model):
     for stride in (0, T + 1):
         with pytest.raises(ValueError, match="stride"):
-            predict_sequence(tiny_model(), random_frames(20), length=T, stride=stride)
+            predict_sequence(model, random_frames(20), length=T, stride=stride)
 
 
 class Counting:
@@ -120,8 +125,8 @@ class Counting:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 32])
-def test_each_frame_is_encoded_once(tiny_model, monkeypatch, chunk):
-    model, frames, seen, done = tiny_model(), Counting(random_frames(3 * T + 2)), [], []
+def test_each_frame_is_encoded_once(model, monkeypatch, chunk):
+    frames, seen, done = Counting(random_frames(3 * T + 2)), [], []
     encode = model.frozen_features
     monkeypatch.setattr(model, "frozen_features", lambda images: seen.append(len(images)) or encode(images))
     predict_sequence(model, frames, length=T, stride=2, chunk=chunk, progress=done.append)
@@ -161,9 +166,8 @@ def test_from_stored_features(tiny_model, monkeypatch, row):
 WINDOW = WindowSettings(length=T, stride=4, max_gap=10)
 
 
-def test_no_window_crosses_a_hole(tiny_model, make_sequence, tmp_path):
+def test_no_window_crosses_a_hole(model, make_sequence, tmp_path):
     """11 numbers are missing after frame 10, 10 after frame 39: only the first hole parts the sequence."""
-    model = tiny_model()
     sequences = [
         make_sequence("holes/a", [*range(11), *range(22, 40), *range(50, 53)]),
         make_sequence("holes/b", range(5)),

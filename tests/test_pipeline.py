@@ -1,0 +1,209 @@
+"""The pipeline, run for real on a copy of the working tree: what it writes, and what makes it run again."""
+
+import ast
+import json
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+pytest_plugins = ("clone",)
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ROWS = STAGES["ablate"]["matrix"]["row"]
+
+
+def running(output):
+    """Names of the stages that a `dvc repro` ran, or with --dry would run."""
+    return set(re.findall(r"^Running stage '(.+?)'", output, re.MULTILINE))
+
+
+def numbers(tree, path=""):
+    """(dotted key, value) of every leaf."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from numbers(value, f"{path}.{key}" if path else key)
+    else:
+        yield path, tree
+
+
+def outputs(kind):
+    """Every `outs`, `metrics` or `plots` path of dvc.yaml, the matrix written out."""
+    for stage in STAGES.values():
+        for entry in stage.get(kind, []):
+            path = entry if isinstance(entry, str) else next(iter(entry))
+            yield from dict.fromkeys(path.replace("${item.row}", row) for row in ROWS)
+
+
+def dvc_json(clone, *command):
+    return json.loads(clone.run("dvc", *command, "--json").stdout)
+
+
+def test_every_stage_runs(smoke_run):
+    copy, output = smoke_run
+    assert running(output) == {"code", *STAGES} - {"ablate"} | {f"ablate@{row}" for row in ROWS}
+    for kind in ("outs", "metrics", "plots"):
+        for path in outputs(kind):
+            assert (copy.folder / path).exists(), f"{path} was not written"
+
+
+def test_copy_runs_its_own_library(clone):
+    done = clone.run("python", "-c", "import agego_lib; print(agego_lib.__file__)", within="notebooks")
+    assert Path(done.stdout.strip()).is_relative_to(clone.folder)
+
+
+def test_metrics_are_finite_and_in_millimetres(clone):
+    shown = {file: entry["data"] for file, entry in dvc_json(clone, "metrics", "show")[""]["data"].items()}
+    assert set(shown) == set(outputs("metrics"))
+    values = {f"{file}:{key}": v for file, data in shown.items() for key, v in numbers(data)}
+    assert all(isinstance(v, bool | int | float) and math.isfinite(v) for v in values.values()), values
+    errors = {k: v for k, v in values.items() if k.endswith("_mm")}
+    # Metres would be below 5, and nobody is five metres tall.
+    assert errors and all(5 < v < 5000 for v in errors.values()), errors
+    for stage in ("pose", "finetune", "evaluation", "ablations"):
+        assert any(k.startswith(f"metrics/{stage}.json:") and k.endswith("mpjpe_mm") for k in errors), stage
+
+
+def test_executed_notebooks_hold_no_error(clone):
+    reports = sorted((clone.folder / "reports").glob("*.ipynb"))
+    assert {f"reports/{r.name}" for r in reports} == {o for o in outputs("outs") if o.endswith(".ipynb")}
+    for report in reports:
+        notebook = nbformat.read(report, as_version=4)
+        cells = [c for c in notebook.cells if c.cell_type == "code"]
+        assert all(c.execution_count for c in cells), f"{report.name}: a cell did not run"
+        assert not [o for c in cells for o in c.outputs if o.output_type == "error"], report.name
+
+
+def test_second_run_has_nothing_to_do(clone):
+    done = clone.run("dvc", "repro")
+    assert "Data and pipelines are up to date." in done.stdout
+    assert not running(done.stdout)
+
+
+def test_saving_notebooks_and_mending_prose_trains_nothing(clone):
+    for path in (clone.folder / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.kernelspec.display_name = "Another Python"
+        notebook.metadata.language_info = {"name": "python", "version": "3.99", "file_extension": ".py"}
+        notebook.metadata["papermill"] = {"duration": 1.0}
+        for number, cell in enumerate(notebook.cells, 1):
+            cell.metadata["collapsed"] = False
+            if cell.cell_type == "markdown":
+                cell.source += "\n\nOne more sentence."
+            else:
+                cell.execution_count = number
+                cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="something else\n")]
+        nbformat.write(notebook, path)
+    done = clone.run("dvc", "repro")
+    assert running(done.stdout) == {"code"}
+
+
+def test_changed_code_runs_its_own_stage_alone(clone):
+    path = clone.folder / "notebooks/05_ablations.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source += "\nprint('one more line')"
+    nbformat.write(notebook, path)
+    done = clone.run("dvc", "repro")
+    assert running(done.stdout) == {"code", "ablations"}
+    assert "one more line" in (clone.folder / "reports/05_ablations.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "stale"),
+    [
+        ("pose", "epochs", 7, {"pose", "finetune", "evaluate", "ablations", *(f"ablate@{row}" for row in ROWS)}),
+        ("finetune", "epochs", 7, {"finetune", "evaluate"}),
+    ],
+)
+def test_one_changed_setting_reruns_what_depends_on_it(clone, section, key, value, stale):
+    settings = yaml.safe_load((clone.folder / "params.yaml").read_text())
+    settings[section][key] = value
+    (clone.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    # A dry run makes no new outputs, so that what follows from a stage must be counted in by force.
+    done = clone.run("dvc", "repro", "--dry", "--force-downstream")
+    assert running(done.stdout) == stale
+
+
+def test_wrong_setting_is_named_and_the_failed_notebook_is_kept(clone):
+    settings = yaml.safe_load((clone.folder / "params.yaml").read_text())
+    settings["pose"]["epochs"] = -1
+    (clone.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    done = clone.run("dvc", "repro", "pose", check=False)
+    assert done.returncode
+    assert "SettingsError: params.yaml: pose.epochs is -1; expected a whole number at least 1" in done.stderr
+    report = nbformat.read(clone.folder / "reports/03_pose_training.ipynb", as_version=4)
+    failures = [o for c in report.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert [f.ename for f in failures] == ["SettingsError"]
+
+
+def test_metrics_diff(clone):
+    path = clone.folder / "metrics/pose.json"
+    data = json.loads(path.read_text())
+    data["egopw"]["mpjpe_mm"] += 1
+    path.write_text(json.dumps(data))
+    diff = dvc_json(clone, "metrics", "diff")["diff"]
+    assert set(diff) == {"metrics/pose.json"}
+    assert diff["metrics/pose.json"]["egopw.mpjpe_mm"]["diff"] == pytest.approx(1)
+
+
+def test_experiment_is_kept(clone):
+    # The run's own commit is the newest one; the experiment hangs on the one that it started from.
+    table = dvc_json(clone, "exp", "show", "--num", "2")
+    kept = [rev["data"] for state in table for exp in state["experiments"] or [] for rev in exp["revs"]]
+    workspace = next(state["data"] for state in table if state["rev"] == "workspace")
+    assert len(kept) == 1
+    for found in (kept[0], workspace):
+        assert found["params"]["params.yaml"]["data"]["pose"]["epochs"] == 1
+    assert kept[0]["metrics"] == workspace["metrics"]
+
+
+def test_plots_show_curves_and_joint_errors(clone):
+    clone.run("dvc", "plots", "show", "--out", "shown")
+    page = (clone.folder / "shown/index.html").read_text()
+    for name in ("plots/joint_error.csv", "left_foot", "position.tsv"):
+        assert name in page, f"{name} is not among the plots"
+    clone.run("dvc", "plots", "diff", "HEAD", "--out", "compared")
+    assert "plots/joint_error.csv" in (clone.folder / "compared/index.html").read_text()
+
+
+# A setting is checked, not computed with, and drawing or reporting progress changes no number.
+HARMLESS = {"__init__", "params", "plots", "progress", "training_log"}
+# 01 draws one heatmap and writes a metrics file: neither may render the data again.
+HARMLESS_TO_PREPARE = {"evaluation", "heatmaps", "inference", "metrics"}
+
+
+def imported(source, package):
+    """Files of agego_lib that a source text imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            name = ".".join([*above, *([node.module] if node.module else [])])
+            for place in (name, *(f"{name}.{alias.name}" for alias in node.names)):
+                path = ROOT / place.replace(".", "/")
+                if place.split(".")[0] == "agego_lib":
+                    yield from (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file())
+
+
+def used_modules(notebook):
+    """Files of agego_lib that a notebook imports, and those that these import."""
+    code = "\n".join(c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code")
+    found, waiting = set(), list(imported(code, ()))
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += imported(path.read_text(), path.relative_to(ROOT).parent.parts)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(STAGES) - {"code", "ablations"}))
+def test_stage_depends_on_the_library_files_it_uses(name):
+    notebook = re.search(r"notebooks/\S+", STAGES[name]["cmd"]).group()
+    harmless = HARMLESS | (HARMLESS_TO_PREPARE if name == "prepare" else set())
+    used = {p.relative_to(ROOT) for p in used_modules(ROOT / notebook) if p.stem not in harmless}
+    missing = {str(p) for p in used if not any(p.is_relative_to(dep) for dep in STAGES[name]["deps"])}
+    assert not missing, "a change of these files would leave this stage's results as they were"
