@@ -14,6 +14,8 @@ import numpy as np
 SWAY = {"spine": 3, "chest": 3, "neck": 4, "head": 4, "shoulder": 3, "upperarm": 12, "forearm": 9, "hand": 8,
         "thigh": 3, "shin": 2, "foot": 3, "toe": 2}  # fmt: skip
 BLEND_SECONDS = 0.27
+# Times that an action comes before all have come again, once where it is not named: daily life is mostly upright.
+TURNS = {"walk": 6, "run": 4, "jump": 3, "punch": 3, "dance": 2, "kick": 2, "spin": 2}
 
 
 class SourcesError(FileNotFoundError):
@@ -246,11 +248,13 @@ def _joined(first, second, fps):
 def make_motion(clips, bone_names, rng, frames, fps):
     """A motion of `frames` frames from clips in random order, speed and handedness, smoothly joined.
 
-    Each action comes once before any comes twice; a short clip is repeated until it fills a second or three.
+    Each action comes as often as TURNS says before they all come again; a short clip is repeated until it fills a
+    second or three.
     Slow random turns are added.
     -> roots (frames, 3) in leg lengths, local rotations (frames, bones, 4), action label of each frame (frames,).
     """
     actions = sorted({clip.action for clip in clips})
+    actions = [action for action in actions for _ in range(TURNS.get(action, 1))]
     motion, deck = None, []
     while motion is None or len(motion[0]) < frames:
         deck = deck or rng.permutation(actions).tolist()

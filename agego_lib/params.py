@@ -81,13 +81,17 @@ class OptimiserSettings:
 
 @dataclass(frozen=True)
 class HeatmapSettings:
-    """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap."""
+    """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap.
+
+    colour_jitter: each training frame's channels are multiplied by 1 +- up to this.
+    """
 
     init: str
     fpn_channels: tuple[int, int, int, int] = setting(low=1)
     loss: Literal["bce", "mse"]
     sigma: float = setting(above=0)
     pos_weight: float = setting(above=0)
+    colour_jitter: float = setting(low=0, high=0.9)
     optimiser: OptimiserSettings
 
 

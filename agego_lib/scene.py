@@ -162,11 +162,11 @@ class Room:
         return cls(atlas, metres, (low[0], high[0], low[1], high[1]), vertices, faces, colours, light)
 
 
-def clothing(body, rng):
-    """Colours of a body's faces for one person: skin, hair, shirt with sleeves, trousers, shoes -> BGR (F, 3)."""
+def clothing(body, person, rng):
+    """Colours of a body's faces: skin and hair from the generator `person`, what is worn from `rng` -> BGR (F, 3)."""
     skins = np.array([[160, 185, 225], [130, 160, 205], [95, 130, 180], [60, 90, 140], [40, 60, 95]])
-    skin = skins[rng.integers(len(skins))] * rng.uniform(0.9, 1.1)
-    hair = np.array([[25, 25, 28], [35, 50, 75], [80, 120, 160], [120, 120, 125]])[rng.integers(4)]
+    skin = skins[person.integers(len(skins))] * person.uniform(0.9, 1.1)
+    hair = np.array([[25, 25, 28], [35, 50, 75], [80, 120, 160], [120, 120, 125]])[person.integers(4)]
     shirt, second, trousers, shoes = (_tone(rng, 15, 235, 0.6) for _ in range(4))
     trousers = trousers * 0.7
     sleeve, hem = rng.choice([0.55, 0.8, 1.5, 1.97]), rng.choice([0.85, 1.95, 1.95])

@@ -34,7 +34,7 @@ PICKLE_PROTOCOL = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence to render. entropy: what seeds its generator; actor_entropy: what seeds its wearer's clothes."""
+    """One sequence to render. entropy: what seeds its generator; actor_entropy: what seeds its wearer's skin and hair."""
 
     dataset: str
     folder: str
@@ -117,7 +117,10 @@ def _render(job, sources, out, progress=None):
     bodies, clips = _sources(str(sources))
     viewer, body = _viewer(str(sources), job.scale), bodies[job.body]
     take = make_take(body, clips, job.dataset, rng, job.frames)
-    colours = clothing(body, np.random.default_rng(np.random.SeedSequence(job.actor_entropy)))
+    person, wardrobe = (
+        np.random.default_rng(np.random.SeedSequence(entropy)) for entropy in (job.actor_entropy, (*job.entropy, 1))
+    )
+    colours = clothing(body, person, wardrobe)
     room = Room.random(rng, take.starts.reshape(-1, 3))
     first = int(rng.integers(0, 60)) if job.dataset == "sceneego" else 0
     names = [f"img_{first + i:06d}.jpg" for i in range(job.frames)]
@@ -193,7 +196,7 @@ def _write_sceneego(folder, job, rng, names, joints, pixels, no_pose, first):
 
 
 def _plan(counts, bodies, seed, frames, scale, noise):
-    """Jobs of every split: each actor has a name, a body and clothes that nobody else has."""
+    """Jobs of every split: each actor has a name and a body that nobody else has, and other clothes in each sequence."""
     actors = sum(number for number, _ in counts.values())
     if actors > min(len(NAMES), bodies):
         raise ValueError(f"{actors} actors in all; expected at most {min(len(NAMES), bodies)}, one a body")

@@ -1,6 +1,5 @@
 """The pipeline, run for real on a copy of the working tree: what it writes, and what makes it run again."""
 
-import ast
 import json
 import math
 import re
@@ -60,7 +59,7 @@ def test_metrics_are_finite_and_in_millimetres(clone):
     shown = {file: entry["data"] for file, entry in dvc_json(clone, "metrics", "show")[""]["data"].items()}
     assert set(shown) == set(outputs("metrics"))
     values = {f"{file}:{key}": v for file, data in shown.items() for key, v in numbers(data)}
-    assert all(isinstance(v, bool | int | float) and math.isfinite(v) for v in values.values()), values
+    assert not {k: v for k, v in values.items() if not (isinstance(v, int | float) and math.isfinite(v))}
     errors = {k: v for k, v in values.items() if k.endswith("_mm")}
     # Metres would be below 5, and nobody is five metres tall.
     assert errors and all(5 < v < 5000 for v in errors.values()), errors
@@ -79,6 +78,10 @@ def test_executed_notebooks_hold_no_error(clone):
 
 
 def test_second_run_has_nothing_to_do(clone):
+    # As another version of Python would leave it in a folder that stages depend on.
+    bytecode = clone.folder / "agego_lib/models/__pycache__/pose.cpython-399.pyc"
+    bytecode.parent.mkdir(exist_ok=True)
+    bytecode.write_bytes(b"")
     done = clone.run("dvc", "repro")
     assert "Data and pipelines are up to date." in done.stdout
     assert not running(done.stdout)
@@ -145,7 +148,7 @@ def test_metrics_diff(clone):
     data = json.loads(path.read_text())
     data["egopw"]["mpjpe_mm"] += 1
     path.write_text(json.dumps(data))
-    diff = dvc_json(clone, "metrics", "diff")["diff"]
+    diff = dvc_json(clone, "metrics", "diff")
     assert set(diff) == {"metrics/pose.json"}
     assert diff["metrics/pose.json"]["egopw.mpjpe_mm"]["diff"] == pytest.approx(1)
 
@@ -164,46 +167,7 @@ def test_experiment_is_kept(clone):
 def test_plots_show_curves_and_joint_errors(clone):
     clone.run("dvc", "plots", "show", "--out", "shown")
     page = (clone.folder / "shown/index.html").read_text()
-    for name in ("plots/joint_error.csv", "left_foot", "position.tsv"):
+    for name in ("plots/joint_error.csv", "left_ankle", "position.tsv"):
         assert name in page, f"{name} is not among the plots"
     clone.run("dvc", "plots", "diff", "HEAD", "--out", "compared")
     assert "plots/joint_error.csv" in (clone.folder / "compared/index.html").read_text()
-
-
-# A setting is checked, not computed with, and drawing or reporting progress changes no number.
-HARMLESS = {"__init__", "params", "plots", "progress", "training_log"}
-# 01 draws one heatmap and writes a metrics file: neither may render the data again.
-HARMLESS_TO_PREPARE = {"evaluation", "heatmaps", "inference", "metrics"}
-
-
-def imported(source, package):
-    """Files of agego_lib that a source text imports."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom):
-            above = package[: len(package) + 1 - node.level] if node.level else ()
-            name = ".".join([*above, *([node.module] if node.module else [])])
-            for place in (name, *(f"{name}.{alias.name}" for alias in node.names)):
-                path = ROOT / place.replace(".", "/")
-                if place.split(".")[0] == "agego_lib":
-                    yield from (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file())
-
-
-def used_modules(notebook):
-    """Files of agego_lib that a notebook imports, and those that these import."""
-    code = "\n".join(c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code")
-    found, waiting = set(), list(imported(code, ()))
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += imported(path.read_text(), path.relative_to(ROOT).parent.parts)
-    return found
-
-
-@pytest.mark.parametrize("name", sorted(set(STAGES) - {"code", "ablations"}))
-def test_stage_depends_on_the_library_files_it_uses(name):
-    notebook = re.search(r"notebooks/\S+", STAGES[name]["cmd"]).group()
-    harmless = HARMLESS | (HARMLESS_TO_PREPARE if name == "prepare" else set())
-    used = {p.relative_to(ROOT) for p in used_modules(ROOT / notebook) if p.stem not in harmless}
-    missing = {str(p) for p in used if not any(p.is_relative_to(dep) for dep in STAGES[name]["deps"])}
-    assert not missing, "a change of these files would leave this stage's results as they were"
