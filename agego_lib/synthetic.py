@@ -34,7 +34,7 @@ PICKLE_PROTOCOL = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence to render. entropy: what seeds its generator; actor_entropy: what seeds its wearer's skin and hair."""
+    """One sequence to render. entropy: what seeds its generator; actor_entropy: what seeds the wearer's looks."""
 
     dataset: str
     folder: str
@@ -196,7 +196,7 @@ def _write_sceneego(folder, job, rng, names, joints, pixels, no_pose, first):
 
 
 def _plan(counts, bodies, seed, frames, scale, noise):
-    """Jobs of every split: each actor has a name and a body that nobody else has, and other clothes in each sequence."""
+    """Jobs of every split: each actor has a name and a body that nobody else has, and new clothes in each sequence."""
     actors = sum(number for number, _ in counts.values())
     if actors > min(len(NAMES), bodies):
         raise ValueError(f"{actors} actors in all; expected at most {min(len(NAMES), bodies)}, one a body")
