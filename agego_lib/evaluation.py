@@ -68,10 +68,10 @@ def predict_split(model, sequences, window, store=None, label="predicting"):
 
 
 def write_metrics(path, values):
-    """Write a dict of numbers as JSON that DVC compares; keys say their unit."""
+    """Write a dict of numbers as JSON that DVC compares; keys say their unit. Raises ValueError for NaN."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
