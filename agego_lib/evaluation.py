@@ -51,19 +51,19 @@ def predict_split(model, sequences, window, store=None, label="predicting"):
     poses = []
     with bar(sum(len(s) for s in sequences), label, "frame") as progress:
         for index, sequence in enumerate(sequences):
-            parts = []
+            pose = np.empty((len(sequence), 15, 3), dtype=np.float32)
             for start, stop in segments(sequence.frame_numbers, window.max_gap):
-                parts.append(
-                    predict_sequence(
+                for first in range(start, min(start + window.step, stop)):
+                    frames = np.arange(first, stop, window.step)
+                    pose[frames] = predict_sequence(
                         model,
-                        _Part(sequence, start, stop),
+                        _Frames(sequence, frames),
                         length=window.length,
                         stride=window.stride,
-                        features=store and (lambda i, s=start, n=index: store.read(n, s + i)),
+                        features=store and (lambda i, frames=frames, n=index: store.read(n, frames[i])),
                         progress=progress.update,
                     )
-                )
-            poses.append(np.concatenate(parts))
+            poses.append(pose)
     return poses
 
 
@@ -75,15 +75,14 @@ def write_metrics(path, values):
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Frames start .. stop - 1 of a prepared sequence."""
+class _Frames:
+    """Some frames of a prepared sequence, by their indices, as a sequence of its own."""
 
     sequence: object
-    start: int
-    stop: int
+    frames: np.ndarray
 
     def __len__(self):
-        return self.stop - self.start
+        return len(self.frames)
 
     def images(self, indices):
-        return self.sequence.images(np.asarray(indices) + self.start)
+        return self.sequence.images(self.frames[indices])

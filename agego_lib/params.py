@@ -113,10 +113,14 @@ class FeaturesSettings:
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """Sec. 4.2: T frames a window, `stride` frames apart; no window crosses a hole of more than max_gap frames."""
+    """Sec. 4.2: T frames a window, `stride` frames apart; no window crosses a hole of more than max_gap frames.
+
+    step: a window takes every step-th frame of the video (1: all), and stride counts those.
+    """
 
     length: int = setting(low=2)
     stride: int = setting(low=1)
+    step: int = setting(low=1)
     max_gap: int = setting(low=1)
 
 

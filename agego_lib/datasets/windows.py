@@ -53,12 +53,14 @@ class WindowDataset(Dataset):
     `sequence` int, `frames` (T,) int64, indices in the sequence. Padding is zeros, and -1 in `action` and `frames`.
     source: where given, `source.read(sequence index, frame indices)` -> dict of arrays (n, ...), such as cached
     features, which stand in the item in place of `images`.
+    step: only every step-th frame is in a window, and stride counts such frames too; each of the `step` interleaved runs
+    of a sequence has its windows, so that every frame is in one.
     action_names: given for a data set that must share another's indices, else collected from the sequences, sorted.
     """
 
-    def __init__(self, sequences, length=64, stride=32, max_gap=10, source=None, action_names=None):
+    def __init__(self, sequences, length=64, stride=32, max_gap=10, source=None, action_names=None, step=1):
         self.sequences = list(sequences)
-        self.length = length
+        self.length, self.step = length, step
         self.source = source
         if action_names is None:
             action_names = sorted({a for s in self.sequences for a in s.actions or () if a is not None})
@@ -68,12 +70,13 @@ class WindowDataset(Dataset):
         self._actions = [
             np.array([index.get(a, -1) for a in s.actions or [None] * len(s)], dtype=np.int64) for s in self.sequences
         ]
-        # (sequence, start, stop) of each window
+        # (sequence, start, stop) of each window, whose frames are range(start, stop, step)
         self.windows = [
-            (number, first + start, min(first + start + length, stop))
+            (number, first + start * step, min(first + (start + length) * step, stop))
             for number, sequence in enumerate(self.sequences)
-            for first, stop in segments(sequence.frame_numbers, max_gap)
-            for start in window_starts(stop - first, length, stride)
+            for begin, stop in segments(sequence.frame_numbers, max_gap)
+            for first in range(begin, min(begin + step, stop))
+            for start in window_starts(len(range(first, stop, step)), length, stride)
         ]
 
     def __len__(self):
@@ -81,17 +84,17 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, item):
         number, start, stop = self.windows[item]
-        sequence, frames = self.sequences[number], np.arange(start, stop)
+        sequence, frames = self.sequences[number], np.arange(start, stop, self.step)
         if self.source is None:
             inputs = {"images": sequence.images(frames).transpose(0, 3, 1, 2)}
         else:
             inputs = self.source.read(number, frames)
-        mask = torch.arange(self.length) < stop - start
+        mask = torch.arange(self.length) < len(frames)
         arrays = {
             **inputs,
-            "joints_3d": sequence.joints_3d[start:stop],
-            "joints_2d": self._joints_2d[number][start:stop],
-            "action": self._actions[number][start:stop],
+            "joints_3d": sequence.joints_3d[frames],
+            "joints_2d": self._joints_2d[number][frames],
+            "action": self._actions[number][frames],
             "frames": frames,
         }
         result = {key: _padded(value, self.length) for key, value in arrays.items()}
