@@ -53,8 +53,8 @@ class WindowDataset(Dataset):
     `sequence` int, `frames` (T,) int64, indices in the sequence. Padding is zeros, and -1 in `action` and `frames`.
     source: where given, `source.read(sequence index, frame indices)` -> dict of arrays (n, ...), such as cached
     features, which stand in the item in place of `images`.
-    step: only every step-th frame is in a window, and stride counts such frames too; each of the `step` interleaved runs
-    of a sequence has its windows, so that every frame is in one.
+    step: only every step-th frame is in a window, and stride counts such frames too; each of the `step` interleaved
+    runs of a sequence has its windows, so that every frame is in one.
     action_names: given for a data set that must share another's indices, else collected from the sequences, sorted.
     """
 
