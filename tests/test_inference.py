@@ -1,5 +1,6 @@
 """Whole-sequence prediction against a brute-force loop over windows, and the evaluation against SciPy."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_from_stored_features(tiny_model, monkeypatch, row):
 
 # --- Splits and their errors ---------------------------------------------------------------------------------------
 
-WINDOW = WindowSettings(length=T, stride=4, max_gap=10)
+WINDOW = WindowSettings(length=T, stride=4, step=1, max_gap=10)
 
 
 def test_no_window_crosses_a_hole(model, make_sequence, tmp_path):
@@ -180,6 +181,17 @@ def test_no_window_crosses_a_hole(model, make_sequence, tmp_path):
         np.testing.assert_allclose(poses, reference, **CLOSE)
     whole = predict_sequence(model, images[0], length=T, stride=4)
     assert np.abs(whole - expected[0]).max() > 50 * CLOSE["atol"]
+
+    # With a step, each interleaved run of each part is a sequence of its own.
+    for poses, frames, cuts in zip(
+        predict_split(model, sequences, replace(WINDOW, step=3)), images, ([0, 11], [0]), strict=True
+    ):
+        reference = np.empty_like(poses)
+        for start, stop in zip(cuts, [*cuts[1:], len(frames)], strict=True):
+            for first in range(start, start + 3):
+                run = predict_sequence(model, frames[first:stop:3], length=T, stride=4)
+                reference[first:stop:3] = run
+        np.testing.assert_allclose(poses, reference, **CLOSE)
 
     # From the store, whose indices count from the start of the sequence, not of its part.
     assert store_features(tmp_path, model, sequences, limit_gb=1)["stored"]

@@ -115,6 +115,25 @@ def test_window_items(sequences):
     assert [w[1:] for w in dataset.windows if w[0] == 2] == [(0, 10), (2, 12)]
 
 
+@pytest.mark.parametrize("step", [2, 3, 8, 30])
+def test_windows_of_every_nth_frame(sequences, step):
+    dataset = WindowDataset(sequences, length=4, stride=2, max_gap=10, step=step)
+    found = [set() for _ in sequences]
+    for index in range(len(dataset)):
+        item = dataset[index]
+        frames = item["frames"][item["mask"]].numpy()
+        sequence = sequences[item["sequence"]]
+        assert len(frames) == item["mask"].sum() <= 4 and (np.diff(frames) == step).all()
+        np.testing.assert_array_equal(item["joints_3d"][: len(frames)], sequence.joints_3d[frames])
+        found[item["sequence"]] |= {tuple(frames.tolist())}
+    # Brute force: each interleaved run of each stretch without a hole, cut as a sequence of its own.
+    for number, (sequence, parts) in enumerate(zip(sequences, [[(0, 25), (25, 48)], [(0, 5)], [(0, 12)]], strict=True)):
+        runs = [list(range(stop))[start:][offset::step] for start, stop in parts for offset in range(step)]
+        expected = {tuple(run[i : i + 4]) for run in runs if run for i in window_starts(len(run), 4, 2)}
+        assert found[number] == expected
+        assert set().union(*expected) == set(range(len(sequence)))
+
+
 def test_a_hole_within_the_limit_is_crossed(sequences):
     assert any(start < 25 < stop for _, start, stop in WindowDataset(sequences[:1], 10, 5, max_gap=11).windows)
     assert not any(start < 25 < stop for _, start, stop in WindowDataset(sequences[:1], 10, 5, max_gap=10).windows)
