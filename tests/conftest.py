@@ -43,7 +43,7 @@ def raw_settings(project):
     raw["prepare"] |= {"size": 32}
     raw["heatmap"] |= {"fpn_channels": [8, 8, 8, 8], "init": "scratch"}
     raw["visual"] |= {"backbone": "resnet18", "init": "heatmap_encoder"}
-    raw["window"] |= {"length": 8, "stride": 4, "max_gap": 10}
+    raw["window"] |= {"length": 8, "stride": 4, "step": 1, "max_gap": 10}
     raw["motion"] |= {"depth": 2, "local_blocks": 1, "window": 3, "checkpoint": None}
     raw["decoder"] |= {"layers": 1}
     raw["engine"] |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "workers": 0, "threads": 1}

@@ -468,7 +468,7 @@ def test_a_model_written_and_read_again_is_the_same(raw_settings, stage_files, t
     torch.manual_seed(99)
     read, found = load_model(path)
     assert found == json.loads(path.with_suffix(".json").read_text()) == config
-    assert found["window"] == {"length": 8, "stride": 4, "max_gap": 10} and found["input"]["size"] == 32
+    assert found["window"] == {"length": 8, "stride": 4, "step": 1, "max_gap": 10} and found["input"]["size"] == 32
     switches = {name: getattr(read, name) for name in ("use_spatial", "use_motion", "use_cross_attention")}
     assert [name for name, on in switches.items() if not on] == [name for name, on in ABLATIONS[row].items() if not on]
     images = torch.randn(2, 8, 3, 32, 32)
