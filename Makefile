@@ -13,6 +13,7 @@ repro: .venv/installed
 	dvc repro
 
 test: .venv/installed
+	dvc pull data.dvc
 	ruff check .
 	ruff format --check .
 	pytest tests
