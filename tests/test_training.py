@@ -223,6 +223,30 @@ def test_heatmap_objective_from_its_definition(dots, kind, weight):
     assert loss.item() == values["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
+class Seen(nn.Module):
+    """Keeps what it is given."""
+
+    def forward(self, images):
+        self.images = images
+        return images.new_zeros(len(images), 15, images.shape[-2] // 4, images.shape[-1] // 4)
+
+
+def test_colour_jitter_scales_each_frames_channels(dots):
+    """Half of it in brightness, half in tint: a channel's gain stays within (1 + j/2)^2 and (1 - j/2)^2."""
+    batch = {**batch_of(dots, [0, 1, 2]), "image": torch.full((3, 3, 64, 64), 60, dtype=torch.uint8)}
+    plain = training.normalise(batch["image"])
+    objective = HeatmapObjective(Seen(), colour_jitter=0.6)
+    objective.eval()(batch)
+    torch.testing.assert_close(objective.net.images, plain)
+    torch.manual_seed(0)
+    objective.train()(batch)
+    zero, one = (training.normalise(torch.full((1, 3, 1, 1), v, dtype=torch.uint8)) for v in (0, 1))
+    gains = ((objective.net.images - zero) / (one - zero) / 60).flatten(2)
+    assert (gains.amax(-1) - gains.amin(-1)).max() < 1e-4, "one gain a channel"
+    assert len(gains[..., 0].flatten().round(decimals=4).unique()) == 9, "another gain for each frame and channel"
+    assert gains.min() >= 0.7**2 - 1e-4 and gains.max() <= 1.3**2 + 1e-4
+
+
 def test_fit_learns_where_the_dots_are(dots):
     """Better than any map that is the same for all frames: the network has to look."""
     settings = optimiser(epochs=14, batch_size=4, lr=2e-3, lr_final=1e-5, warmup_steps=6, grad_clip=5.0)

@@ -83,11 +83,13 @@ class FrameEncoder(nn.Module):
         return self.head(self.trunk(images.flatten(0, 1)).unflatten(0, images.shape[:2]), mask)
 
 
-# The modules below work on (B, C, T), with masks (B, 1, T), and name their parameters as ActionFormer's checkpoints do.
+# The modules below name and shape their parameters as ActionFormer's checkpoints do, which hold convolutions over
+# (B, C, T). They compute on (B, T, C), where the same operations are plain matrix products and shifts: torch's own
+# convolution over time is several times slower on a CPU at these sizes.
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of (B, C, T)."""
+    """LayerNorm over the channels of (B, T, C)."""
 
     def __init__(self, dim):
         super().__init__()
@@ -95,13 +97,21 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, dim, 1))
 
     def forward(self, x):
-        frames_last = x.transpose(1, 2)
-        normed = F.layer_norm(frames_last, frames_last.shape[-1:], self.weight.flatten(), self.bias.flatten(), 1e-5)
-        return normed.transpose(1, 2)
+        return F.layer_norm(x, x.shape[-1:], self.weight.flatten(), self.bias.flatten(), 1e-5)
+
+
+class PointwiseConv(nn.Conv1d):
+    """Convolution over one frame: (B, T, C) -> (B, T, C')."""
+
+    def __init__(self, channels, channels_out):
+        super().__init__(channels, channels_out, 1)
+
+    def forward(self, x):
+        return F.linear(x, self.weight.squeeze(-1), self.bias)
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution over three frames.
+    """Depthwise convolution of (B, T, C) over three frames, with zeros before the first and after the last.
 
     ActionFormer masks its output. Here no frame attends to a padded one, which comes to the same.
     """
@@ -111,7 +121,9 @@ class DepthwiseConv(nn.Module):
         self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False)
 
     def forward(self, x):
-        return self.conv(x)
+        before, here, after = self.conv.weight.squeeze(1).T
+        padded = F.pad(x, (0, 0, 1, 1))
+        return torch.addcmul(torch.addcmul(padded[:, :-2] * before, x, here), padded[:, 2:], after)
 
 
 class ScaledDropPath(nn.Module):
@@ -123,7 +135,7 @@ class ScaledDropPath(nn.Module):
         self.scale = nn.Parameter(torch.full((1, dim, 1), scale_init))
 
     def forward(self, x):
-        x = self.scale * x
+        x = self.scale.flatten() * x
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -139,17 +151,17 @@ class MaskedAttention(nn.Module):
         for name in ("query", "key", "value"):
             setattr(self, f"{name}_conv", DepthwiseConv(dim))
             setattr(self, f"{name}_norm", ChannelNorm(dim))
-            setattr(self, name, nn.Conv1d(dim, dim, 1))
-        self.proj = nn.Conv1d(dim, dim, 1)
+            setattr(self, name, PointwiseConv(dim, dim))
+        self.proj = PointwiseConv(dim, dim)
 
     def forward(self, x, mask, allowed):
-        """x (B, C, T) -> (B, C, T); `allowed`, see `allowed_pairs`, says which frame may look at which."""
+        """x (B, T, C) -> (B, T, C); `allowed`, see `allowed_pairs`, says which frame may look at which."""
         q = self.query(self.query_norm(self.query_conv(x)))
         k = self.key(self.key_norm(self.key_conv(x)))
         v = self.value(self.value_norm(self.value_conv(x)))
-        q, k, v = (part.unflatten(1, (self.heads, -1)).transpose(2, 3) for part in (q, k, v))  # (B, heads, T, C/heads)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, heads, T, C/heads)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        out = self.proj(out.transpose(2, 3).flatten(1, 2))
+        out = self.proj(out.transpose(1, 2).flatten(2))
         return out if mask is None else out * mask
 
 
@@ -162,12 +174,12 @@ class TemporalBlock(nn.Module):
         self.attn = MaskedAttention(dim, heads)
         hidden = mlp_ratio * dim
         # Identity stands where checkpoints count a dropout of rate 0, so that the second convolution is number 3.
-        self.mlp = nn.Sequential(nn.Conv1d(dim, hidden, 1), nn.GELU(), nn.Identity(), nn.Conv1d(hidden, dim, 1))
+        self.mlp = nn.Sequential(PointwiseConv(dim, hidden), nn.GELU(), nn.Identity(), PointwiseConv(hidden, dim))
         self.drop_path_attn = ScaledDropPath(dim, drop_path, scale_init)
         self.drop_path_mlp = ScaledDropPath(dim, drop_path, scale_init)
 
     def forward(self, x, mask, allowed):
-        """x (B, C, T), mask bool (B, 1, T) or None -> (B, C, T)."""
+        """x (B, T, C), mask bool (B, T, 1) or None -> (B, T, C)."""
         attention = self.drop_path_attn(self.attn(self.ln1(x), mask, allowed))
         x = (x if mask is None else x * mask) + attention
         update = self.mlp(self.ln2(x))
@@ -228,13 +240,12 @@ class MotionEncoder(Freezable):
         check_mask(mask, *x.shape[:2])
         local_pairs = allowed_pairs(x.shape[1], self.half_window, mask, x.device)
         global_pairs = allowed_pairs(x.shape[1], None, mask, x.device)
-        x = x.transpose(1, 2)
         if mask is not None:
-            mask = mask.unsqueeze(1)
+            mask = mask.unsqueeze(-1)
             x = x.masked_fill(~mask, 0)
         for i, block in enumerate(self.blocks):
             x = block(x, mask, local_pairs if i < self.local_blocks else global_pairs)
-        return x.transpose(1, 2)
+        return x
 
     def load_actionformer(self, path, mapping=ACTIONFORMER_BLOCKS, use_ema=False):
         """Fill the blocks, in order, from the backbone blocks `mapping` of an ActionFormer checkpoint (`*.pth.tar`).
