@@ -10,23 +10,72 @@ from agego_lib import metrics
 from agego_lib.datasets.windows import segments
 from agego_lib.inference import predict_sequence
 from agego_lib.progress import bar
+from agego_lib.skeleton import BONES, JOINT_NAMES, LOWER_BODY, UPPER_BODY
+
+PCK_LIMIT_MM = 150  # of 3D PCK and its AUC, as in MPI-INF-3DHP (Mehta et al., 3DV 2017)
 
 
 @dataclass(frozen=True)
 class PoseErrors:
-    """Errors of a split in mm: `mpjpe` and `pa_mpjpe` a frame (F,), `per_joint` and `pa_per_joint` means (15,)."""
+    """Errors of a split in mm, of all its F frames, one sequence after the other.
 
-    mpjpe: np.ndarray
-    pa_mpjpe: np.ndarray
-    per_joint: np.ndarray
-    pa_per_joint: np.ndarray
+    distance, pa_distance: of each joint (F, 15), without and with Procrustes alignment of its frame.
+    lengths: frames of each sequence. whole: what only whole sequences have, for `summary`.
+    """
+
+    distance: np.ndarray
+    pa_distance: np.ndarray
+    lengths: tuple
+    whole: dict
+
+    @property
+    def mpjpe(self):
+        """A frame (F,)."""
+        return self.distance.mean(-1)
+
+    @property
+    def pa_mpjpe(self):
+        """A frame (F,)."""
+        return self.pa_distance.mean(-1)
+
+    @property
+    def per_joint(self):
+        """Mean over frames (15,)."""
+        return self.distance.mean(0)
+
+    @property
+    def pa_per_joint(self):
+        """Mean over frames (15,)."""
+        return self.pa_distance.mean(0)
 
     def summary(self):
         """Means over all frames, with the unit in the key."""
-        return {
-            "mpjpe_mm": round(float(self.mpjpe.mean()), 2),
-            "pa_mpjpe_mm": round(float(self.pa_mpjpe.mean()), 2),
-        }
+        means = {"mpjpe_mm": round(float(self.mpjpe.mean()), 2), "pa_mpjpe_mm": round(float(self.pa_mpjpe.mean()), 2)}
+        return means | {name: round(value, 4) for name, value in self.whole.items()}
+
+    def report(self):
+        """`summary`, and in `interval_95` the bootstrap intervals over sequences of its two headline numbers."""
+        intervals = {}
+        for name, values in (("mpjpe_mm", self.mpjpe), ("pa_mpjpe_mm", self.pa_mpjpe)):
+            low, high = bootstrap_interval(values, self.lengths)
+            intervals[name] = {"low": round(low, 2), "high": round(high, 2)}
+        return {**self.summary(), "interval_95": intervals}
+
+
+def bootstrap_interval(values, lengths, level=0.95, draws=10_000, seed=0):
+    """Percentile interval of the mean of `values` (F,) when whole sequences are drawn again -> (low, high).
+
+    lengths: frames of each sequence, which sum to F. Frames of one sequence are alike, so that drawing single frames
+    would promise too much; with few sequences the interval is rough, and with one it is a point.
+    Raises ValueError where the lengths do not sum to F.
+    """
+    if sum(lengths) != len(values):
+        raise ValueError(f"lengths sum to {sum(lengths)}, expected {len(values)}, the number of values")
+    sums = np.array([part.sum() for part in np.split(np.asarray(values, float), np.cumsum(lengths)[:-1])])
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = sums[drawn].sum(1) / np.asarray(lengths)[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def mean_pose(sequences):
@@ -35,12 +84,54 @@ def mean_pose(sequences):
 
 
 def pose_errors(predictions, targets):
-    """Lists of (N_i, 15, 3) m, one a sequence -> PoseErrors over all frames together (Sec. 4.3)."""
-    pred = np.concatenate(predictions).astype(np.float64) * 1000
-    target = np.concatenate(targets).astype(np.float64) * 1000
-    aligned = metrics.procrustes_align(pred, target)
-    joints, pa_joints = (np.linalg.norm(p - target, axis=-1) for p in (pred, aligned))
-    return PoseErrors(joints.mean(-1), pa_joints.mean(-1), joints.mean(0), pa_joints.mean(0))
+    """Lists of (N_i, 15, 3) m, one a sequence -> PoseErrors over all frames together (Sec. 4.3).
+
+    Beyond the paper, its `summary` has 3D PCK at 150 mm and AUC, the acceleration error (mm a frame squared) and the
+    deviation of bone lengths over time (mm), the last two as means over sequences weighted by their frames.
+    """
+    pred, target = ([np.asarray(p, np.float64) * 1000 for p in poses] for poses in (predictions, targets))
+    lengths = tuple(len(p) for p in pred)
+    joints, true = np.concatenate(pred), np.concatenate(target)
+    distance, pa_distance = (
+        np.linalg.norm(p - true, axis=-1) for p in (joints, metrics.procrustes_align(joints, true))
+    )
+    moving = [(p, t) for p, t in zip(pred, target, strict=True) if len(p) > 2]
+    weights = [len(p) for p, _ in moving]
+    whole = {"pck_150mm": metrics.pck(joints, true, PCK_LIMIT_MM), "auc_150mm": metrics.auc(joints, true, PCK_LIMIT_MM)}
+    if moving:
+        jitter = [metrics.acceleration_error(p, t) for p, t in moving]
+        stretch = [metrics.bone_length_deviation(p, BONES) for p, _ in moving]
+        whole["acceleration_mm"] = float(np.average(jitter, weights=weights))
+        whole["bone_length_std_mm"] = float(np.average(stretch, weights=weights))
+    return PoseErrors(distance, pa_distance, lengths, whole)
+
+
+def error_groups(errors, sequences):
+    """Mean errors of parts of a split: by body half, by visibility where known, by action where known.
+
+    errors: PoseErrors of `sequences`, prepared sequences. -> list of dicts: group, part, share (of all joints),
+    mpjpe_mm, pa_mpjpe_mm. A part without any joint is left out.
+    """
+    joints = np.arange(len(JOINT_NAMES))
+    chosen = {
+        ("body", "upper"): np.isin(joints, UPPER_BODY)[None],
+        ("body", "lower"): np.isin(joints, LOWER_BODY)[None],
+    }
+    inside = np.concatenate([s.in_image for s in sequences])
+    chosen["visibility", "outside the image"] = ~inside
+    if all(s.hidden is not None for s in sequences):
+        hidden = np.concatenate([s.hidden for s in sequences])
+        chosen |= {("visibility", "hidden by the body"): inside & hidden, ("visibility", "in sight"): inside & ~hidden}
+    actions = np.array([a or "" for s in sequences for a in s.actions or [None] * len(s)])
+    chosen |= {("action", str(a)): (actions == a)[:, None] for a in np.unique(actions) if a}
+    rows = []
+    for (group, part), where in chosen.items():
+        where = np.broadcast_to(where, errors.distance.shape)
+        if where.any():
+            values = {"mpjpe_mm": errors.distance[where].mean(), "pa_mpjpe_mm": errors.pa_distance[where].mean()}
+            values = {name: round(float(value), 2) for name, value in values.items()}
+            rows.append({"group": group, "part": part, "share": round(float(where.mean()), 4), **values})
+    return rows
 
 
 def predict_split(model, sequences, window, store=None, label="predicting"):
@@ -65,6 +156,22 @@ def predict_split(model, sequences, window, store=None, label="predicting"):
                     )
             poses.append(pose)
     return poses
+
+
+def save_poses(path, poses):
+    """Keep the poses (N_i, 15, 3) m of a split's sequences in one .npz file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, poses=np.concatenate(poses), lengths=[len(p) for p in poses])
+
+
+def load_poses(path, sequences):
+    """What `save_poses` kept, one array a sequence. Raises ValueError where it is not of these sequences."""
+    with np.load(path) as file:
+        poses, lengths = file["poses"], file["lengths"].tolist()
+    expected = [len(s) for s in sequences]
+    if lengths != expected:
+        raise ValueError(f"{path}: poses of sequences of {lengths} frames, expected {expected}; run `dvc repro`")
+    return np.split(poses, np.cumsum(lengths)[:-1])
 
 
 def write_metrics(path, values):

@@ -3,6 +3,7 @@
 Both networks are frozen in pose training, so their outputs are the same in every epoch and in every window.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -94,12 +95,26 @@ class FeatureStore:
             for name, (path, shape, offset) in self._places[sequence].items()
         }
 
+    def with_heatmaps_of(self, other):
+        """This store with the heatmaps of another one of the same sequences."""
+        mixed = copy.copy(self)
+        pairs = zip(self._places, other._places, strict=True)
+        mixed._places = [{**ours, "heatmaps": theirs["heatmaps"]} for ours, theirs in pairs]
+        return mixed
 
-def open_features(folder, sequences):
-    """The FeatureStore of some sequences, or None where `features.json` says that they were too large to store."""
+
+def open_features(folder, sequences, heatmaps=None):
+    """The FeatureStore of some sequences, or None where `features.json` says that they were too large to store.
+
+    heatmaps: folder of a second store, whose heatmaps stand in place of the first one's (Table 6).
+    """
     path = Path(folder) / "features.json"
     try:
         stored = json.loads(path.read_text())["stored"]
     except (OSError, ValueError, KeyError) as error:
         raise FeatureError(f"{path}: not readable ({error}); run `dvc repro features`") from None
-    return FeatureStore(folder, sequences) if stored else None
+    store = FeatureStore(folder, sequences) if stored else None
+    if heatmaps is None:
+        return store
+    other = open_features(heatmaps, sequences)
+    return store.with_heatmaps_of(other) if store and other else None

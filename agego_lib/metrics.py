@@ -102,3 +102,41 @@ def pck(pred, target, threshold):
     pred, target, finish = _pair(pred, target, dim=None)
     correct = torch.linalg.vector_norm(pred - target, dim=-1) <= threshold
     return finish(correct[~target.isnan().any(-1)].to(pred.dtype).mean())
+
+
+def auc(pred, target, limit, steps=31):
+    """Area under the PCK curve: the mean of `pck` over `steps` thresholds from 0 to `limit`, both among them.
+
+    With limit = 150 mm and 31 steps this is the AUC of the MPI-INF-3DHP benchmark (Mehta et al., 3DV 2017).
+    Arguments and errors as `pck`; limit in the unit of pred.
+    """
+    pred, target, finish = _pair(pred, target, dim=None)
+    error = torch.linalg.vector_norm(pred - target, dim=-1)[~target.isnan().any(-1)]
+    thresholds = torch.linspace(0, limit, steps, dtype=error.dtype, device=error.device)
+    return finish((error[:, None] <= thresholds).to(error.dtype).mean())
+
+
+def acceleration_error(pred, target):
+    """Mean distance between the second differences of two joint paths, in units a frame squared: jitter.
+
+    pred, target: (N, J, 3), consecutive frames of one sequence (Kanazawa et al., CVPR 2019, call it acceleration
+    error). NaN for fewer than three frames. Raises ValueError for shapes that differ or are not (N, J, 3).
+    """
+    pred, target, finish = _pair(pred, target)
+    if pred.ndim != 3:
+        raise ValueError(f"pred is {tuple(pred.shape)}, expected (N, J, 3), one sequence")
+    error = torch.linalg.vector_norm((pred - target).diff(n=2, dim=0), dim=-1)
+    return finish(error.mean())
+
+
+def bone_length_deviation(pred, bones):
+    """Standard deviation of each bone's length over the frames of one sequence, mean over bones; 0 for a rigid body.
+
+    pred: (N, J, 3). bones: (K, 2) pairs of joint indices. Raises ValueError for another shape.
+    """
+    pred, _, finish = _pair(pred, pred)
+    if pred.ndim != 3:
+        raise ValueError(f"pred is {tuple(pred.shape)}, expected (N, J, 3), one sequence")
+    parents, children = torch.as_tensor(np.asarray(bones), device=pred.device).T
+    lengths = torch.linalg.vector_norm(pred[:, children] - pred[:, parents], dim=-1)
+    return finish(lengths.std(0, correction=0).mean())

@@ -169,6 +169,27 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class AblationSettings:
+    """What `05_ablations` compares with the full model: runs of `03_pose_training`, and baselines.
+
+    rows: one change each (see variants.py). heatmap_losses: other losses for the heatmap network (Table 6). seeds:
+    further seeds beside `seed`, for each row of `reseeded`.
+    """
+
+    rows: tuple[
+        Literal[
+            "no_cross_attention", "no_motion", "no_spatial",
+            "window_half", "window_double", "joint_embedding", "sceneego_only",
+        ],
+        ...,
+    ]  # fmt: skip
+    heatmap_losses: tuple[Literal["mse", "bce"], ...]
+    seeds: tuple[int, ...] = setting(low=0)
+    reseeded: tuple[Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding"], ...]
+    baselines: tuple[Literal["nearest", "xr_egopose", "mo2cap2"], ...]
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Lightning Fabric's own settings, loader workers and CPU threads (0: as many as there are)."""
 
@@ -197,6 +218,7 @@ class Settings:
     pose: OptimiserSettings
     finetune: OptimiserSettings
     evaluate: EvaluateSettings
+    ablation: AblationSettings
     engine: EngineSettings
 
 
@@ -289,6 +311,10 @@ def from_dict(raw, source="params.yaml"):
         _refuse(f"{source}: prepare.size", settings.prepare.size, "a multiple of 32, the encoder's total stride")
     if settings.heatmap.loss == "mse" and settings.heatmap.pos_weight != 1:
         _refuse(f"{source}: heatmap.pos_weight", settings.heatmap.pos_weight, "1, as heatmap.loss is mse")
+    if settings.seed in settings.ablation.seeds:
+        _refuse(f"{source}: ablation.seeds", list(settings.ablation.seeds), f"seeds other than seed ({settings.seed})")
+    if settings.heatmap.loss in settings.ablation.heatmap_losses:
+        _refuse(f"{source}: ablation.heatmap_losses", settings.heatmap.loss, "another loss than heatmap.loss")
     for name, width in (("motion", 384), ("decoder", 128)):
         heads = getattr(settings, name).heads
         if width % heads:

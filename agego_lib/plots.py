@@ -168,6 +168,27 @@ def frame_and_pose_figure(image, truth_2d=None, prediction_2d=None, truth_3d=Non
     return _layout(figure, title, height=560, legend=below, margin={"t": 60, "b": 40, "l": 10, "r": 10})
 
 
+def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=""):
+    """Fig. 3 of the paper for one frame: the image with its joints, then the truth with each method's pose in 3D.
+
+    predictions: {method: (15, 3) m}. The other arguments as `frame_and_pose_figure`.
+    """
+    count = len(predictions)
+    specs = [[{"type": "xy"}, *[{"type": "scene"}] * count]]
+    figure = make_subplots(1, 1 + count, specs=specs, subplot_titles=["", *predictions], horizontal_spacing=0.01)
+    figure.add_traces([_image(image), *_skeletons(truth_2d, prediction_2d, 2, legend=True)], rows=1, cols=1)
+    _image_axes(figure, image, row=1, col=1)
+    for column, pose in enumerate(predictions.values(), 2):
+        traces = _pose_traces(truth_3d, pose, True)
+        for trace in traces:
+            trace.showlegend = False
+        figure.add_traces(traces, rows=1, cols=column)
+    # One frame of axes for all, so that sizes can be compared.
+    figure.update_scenes(_scene([truth_3d, *predictions.values()]))
+    below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"}
+    return _layout(figure, title, height=430, legend=below, margin={"t": 80, "b": 40, "l": 10, "r": 10})
+
+
 def _grid(count, columns, titles, spacing):
     rows = max(1, math.ceil(count / columns))
     gaps = {"horizontal_spacing": 0.01, "vertical_spacing": min(spacing, 1 / max(1, rows - 1) / 2)}
@@ -251,7 +272,8 @@ def joint_error_figure(errors, title=""):
 def comparison_figure(rows, x_title="error (mm)", title=""):
     """A metric by method as bars, published figures pale and hatched, measured ones plain.
 
-    rows: mappings with "method", "metric", "value" and "source", which is "paper" (published) or "measured".
+    rows: mappings with "method", "metric", "value" and "source", which is "paper" (published) or "measured"; "low" and
+    "high", where given, are drawn as an interval.
     Raises ValueError for another source.
     """
     rows = list(rows)
@@ -273,6 +295,12 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
                         texttemplate="%{x:.1f}",
                         textposition="outside",
                         cliponaxis=False,
+                        error_x={
+                            "type": "data",
+                            "symmetric": False,
+                            "array": [row["high"] - row["value"] for row in chosen if "high" in row],
+                            "arrayminus": [row["value"] - row["low"] for row in chosen if "low" in row],
+                        },
                         marker={
                             "color": PALETTE[i % len(PALETTE)],
                             "opacity": 0.55 if source == "paper" else 1,

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from scipy.stats import bootstrap
 
-from agego_lib.evaluation import mean_pose, pose_errors, predict_split, write_metrics
+from agego_lib.evaluation import (
+    bootstrap_interval,
+    error_groups,
+    mean_pose,
+    pose_errors,
+    predict_split,
+    write_metrics,
+)
 from agego_lib.features import open_features, store_features
 from agego_lib.inference import predict_sequence, read_frames
 from agego_lib.models.build import ABLATIONS
 from agego_lib.params import WindowSettings
+from agego_lib.skeleton import JOINT_NAMES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -222,10 +231,76 @@ def test_pose_errors_against_scipy():
     np.testing.assert_allclose(errors.pa_mpjpe, pa_distance.mean(1), atol=1e-6)
     np.testing.assert_allclose(errors.pa_per_joint, pa_distance.mean(0), atol=1e-6)
     # Over all frames together, not over sequences.
-    assert errors.summary() == {
-        "mpjpe_mm": pytest.approx(distance.mean(), abs=0.005),
-        "pa_mpjpe_mm": pytest.approx(pa_distance.mean(), abs=0.005),
-    }
+    summary = errors.summary()
+    assert summary["mpjpe_mm"] == pytest.approx(distance.mean(), abs=0.005)
+    assert summary["pa_mpjpe_mm"] == pytest.approx(pa_distance.mean(), abs=0.005)
+    assert summary["pck_150mm"] == pytest.approx((distance <= 150).mean(), abs=1e-4)
+    # With two sequences the ends of the interval are the means of one and of the other.
+    ends = sorted([distance[:2].mean(), distance[2:].mean()])
+    assert list(summary["mpjpe_mm_95"].values()) == pytest.approx(ends, abs=0.005)
+    # Two frames have no acceleration: the other sequence alone counts.
+    change = np.diff(pred[2:] - target[2:], n=2, axis=0) * 1000
+    assert summary["acceleration_mm"] == pytest.approx(np.sqrt((change**2).sum(-1)).mean(), abs=1e-4)
+
+
+def test_bootstrap_interval_against_scipy():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(5, 200, 12)
+    values = np.concatenate([rng.normal(rng.normal(100, 20), 5, n) for n in lengths])
+    sums = [part.sum() for part in np.split(values, np.cumsum(lengths)[:-1])]
+    reference = bootstrap(
+        (np.array(sums), lengths),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert bootstrap_interval(values, lengths) == pytest.approx((reference.low, reference.high), abs=0.5)
+    assert bootstrap_interval(values[:9], [9]) == (values[:9].mean(),) * 2
+    with pytest.raises(ValueError, match="lengths sum to 3, expected 4"):
+        bootstrap_interval(np.ones(4), [1, 2])
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_error_groups_joint_by_joint(make_sequence, seen):
+    sequences = [
+        make_sequence(f"groups{seen}/a", range(4), actions=["walk", None]),
+        make_sequence(f"groups{seen}/b", range(3)),
+    ]
+    rng = np.random.default_rng(4)
+    for sequence in sequences if seen else []:
+        sequence.in_image, sequence.hidden = rng.random((2, len(sequence), 15)) < 0.5
+    truth = [s.joints_3d for s in sequences]
+    errors = pose_errors([t + rng.normal(0, 0.05, t.shape) for t in truth], truth)
+    parts = {}
+    number = 0
+    for sequence in sequences:
+        for i in range(len(sequence)):
+            for joint, name in enumerate(JOINT_NAMES):
+                lower = any(part in name for part in ("hip", "knee", "ankle", "toe"))
+                inside = sequence.in_image[i][joint]
+                belongs = [("body", "lower" if lower else "upper")]
+                if not inside:
+                    belongs.append(("visibility", "outside the image"))
+                elif seen:
+                    belongs.append(("visibility", "hidden by the body" if sequence.hidden[i][joint] else "in sight"))
+                if sequence.actions and sequence.actions[i]:
+                    belongs.append(("action", sequence.actions[i]))
+                for key in belongs:
+                    parts.setdefault(key, []).append(
+                        (errors.distance[number, joint], errors.pa_distance[number, joint])
+                    )
+            number += 1
+    rows = {(row["group"], row["part"]): row for row in error_groups(errors, sequences)}
+    assert rows.keys() == parts.keys() and ("action", "walk") in rows
+    assert ("visibility", "hidden by the body") in rows or not seen
+    for key, values in parts.items():
+        mean, pa_mean = np.mean(values, axis=0)
+        assert rows[key]["mpjpe_mm"] == pytest.approx(mean, abs=0.006)
+        assert rows[key]["pa_mpjpe_mm"] == pytest.approx(pa_mean, abs=0.006)
+        assert rows[key]["share"] == pytest.approx(len(values) / errors.distance.size, abs=1e-4)
 
 
 def test_mean_pose_weighs_frames_alike(make_sequence):

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from agego_lib.metrics import mpjpe, pa_mpjpe, pck, per_joint_error, procrustes_align
+from agego_lib.metrics import (
+    acceleration_error,
+    auc,
+    bone_length_deviation,
+    mpjpe,
+    pa_mpjpe,
+    pck,
+    per_joint_error,
+    procrustes_align,
+)
+from agego_lib.skeleton import BONES
 
 
 def scipy_align(pred, target):
@@ -140,3 +150,41 @@ def test_shapes_that_do_not_fit_are_refused(metric):
 def test_an_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match="'mean' or 'none'"):
         mpjpe(np.zeros((15, 3)), np.zeros((15, 3)), reduce="sum")
+
+
+# --- Beyond the paper ------------------------------------------------------------------------------------------------
+
+
+def test_auc_is_the_mean_of_pck(poses):
+    pred, target = poses
+    expected = np.mean([pck(pred, target, limit) for limit in np.arange(31) * 0.5 / 30])
+    assert auc(pred, target, 0.5) == pytest.approx(expected)
+    assert auc(target, target, 0.15) == 1
+    # All at half the limit: the 16 of 31 thresholds from there on count.
+    assert auc(target + np.array([0.075, 0, 0]), target, 0.1500001) == pytest.approx(16 / 31)
+    with_nan = np.where(np.arange(15)[:, None] == 3, np.nan, target)
+    assert auc(np.delete(pred, 3, axis=-2), np.delete(target, 3, axis=-2), 0.4) == auc(pred, with_nan, 0.4)
+    assert auc(torch.tensor(pred), torch.tensor(target), 0.5).item() == pytest.approx(expected)
+
+
+def test_acceleration_error_in_closed_form():
+    time = np.arange(20)[:, None, None]
+    still = np.zeros((20, 15, 3))
+    # x = a t^2 / 2 has second differences a, at any place and speed.
+    moving = still + 0.5 * 0.004 * time**2 + 0.3 * time - 7
+    assert acceleration_error(moving, still) == pytest.approx(0.004 * np.sqrt(3))
+    assert acceleration_error(moving, moving + 5 - time) == pytest.approx(0)
+    assert acceleration_error(still + (-1.0) ** time, still) == pytest.approx(4 * np.sqrt(3))
+    assert np.isnan(acceleration_error(still[:2], still[:2]))
+    with pytest.raises(ValueError, match=r"expected \(N, J, 3\), one sequence"):
+        acceleration_error(still[0], still[0])
+
+
+def test_bone_length_deviation_bone_by_bone(poses):
+    pred = poses[0][0]
+    expected = np.mean([np.std([np.linalg.norm(p[c] - p[b]) for p in pred]) for b, c in BONES])
+    assert bone_length_deviation(pred, BONES) == pytest.approx(expected)
+    rigid = np.stack([Rotation.random(random_state=i).apply(pred[0]) + i for i in range(5)])
+    assert bone_length_deviation(rigid, BONES) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="one sequence"):
+        bone_length_deviation(pred[0], BONES)

@@ -41,8 +41,8 @@ def test_stored_outputs_come_out_again(clone, path):
 def test_another_output_is_noticed(clone):
     path = clone.folder / "notebooks/05_ablations.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    changed = next(i for i, c in enumerate(c for c in notebook.cells if c.cell_type == "code") if c.id == "05-08")
-    output = next(c for c in notebook.cells if c.id == "05-08").outputs[0]
+    changed = next(i for i, c in enumerate(c for c in notebook.cells if c.cell_type == "code") if c.id == "05-01")
+    output = next(c for c in notebook.cells if c.id == "05-01").outputs[0]
     output.text = output.text.replace("no_motion", "no_emotion")
     nbformat.write(notebook, path)
     done = nbval(clone, path.name)

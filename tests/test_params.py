@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from agego_lib import params
 from agego_lib.params import SettingsError
 
-PROFILES, DATASETS = ("quick", "paper", "smoke"), ("synthetic", "egopw")
+PROFILES, DATASETS = ("quick", "full", "paper", "smoke"), ("synthetic", "egopw")
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +167,17 @@ def test_each_setting_refuses_other_types(raw):
                 refused(changed(raw, place, other), place, other)
                 checked += 1
         if isinstance(value, list):
-            refused(changed(raw, name, value[0]), name, value[0])
+            refused(changed(raw, name, "x"), name, "x")
             refused(changed(raw, name, {}), name, {})
     assert checked > 300
+
+
+def test_ablation_rows(raw):
+    """Rows that no code knows, and repetitions of what the full model is already, are refused."""
+    refused(changed(raw, "ablation.rows", ["no_motion", "no_head"]), "ablation.rows[1]", "no_head")
+    refused(changed(raw, "ablation.seeds", [1, raw["seed"]]), "ablation.seeds", [1, raw["seed"]])
+    refused(changed(raw, "ablation.heatmap_losses", ["bce"]), "ablation.heatmap_losses", "bce")
+    assert params.from_dict(changed(raw, "ablation.rows", [])).ablation.rows == ()
 
 
 def test_numbers(raw):

@@ -73,15 +73,18 @@ def _decoder(config, output_mean=None):
     return PoseDecoder(**options, **config["switches"], output_mean=output_mean)
 
 
-def new_model(settings, row, heatmap_file, motion_file, mean_pose):
+def new_model(settings, row, heatmap_file, motion_file, mean_pose, trunk_file=None):
     """The model at the start of pose training: frozen parts from their stages, the rest new.
 
-    row: a key of ABLATIONS. mean_pose: (15, 3) m, the training split's; used when `decoder.start_at_mean_pose` is on.
+    row: a key of ABLATIONS. trunk_file: the heatmap network that `visual.init: heatmap_encoder` copies, where it is
+    another one than the spatial stream's (Table 6 changes the heatmaps alone).
+    mean_pose: (15, 3) m, the training split's; used when `decoder.start_at_mean_pose` is on.
     Returns (AGEgoPose, config), where config is the JSON-able dict that `save_model` keeps.
     """
     config = _config(settings, ABLATIONS[row])
     net = load_heatmap_net(heatmap_file)
-    frames, blocks = frame_encoder(settings.visual, net), motion_encoder(settings.motion)
+    trunk = load_heatmap_net(trunk_file) if trunk_file else net
+    frames, blocks = frame_encoder(settings.visual, trunk), motion_encoder(settings.motion)
     state, _ = weights.load(motion_file)
     parts = motion_stage_parts(frames, blocks)
     parts.load_state_dict(fitted(parts, state, source=str(motion_file)))

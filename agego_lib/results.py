@@ -1,0 +1,164 @@
+"""What the runs of the pipeline left, for the tables of 05: test errors of every row, beside the paper's figures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from agego_lib import paper
+from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors
+
+METRICS = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE"}
+NOT_RUN = "not run here: `make tables`"
+
+
+def run_names(ablation):
+    """Names of all runs that the `ablation` settings ask for, as their folders under artifacts/ablate/ are called."""
+    repeated = [f"{row}-{seed}" for row in ablation.reseeded for seed in ablation.seeds]
+    losses = [f"heatmap_{loss}" for loss in ablation.heatmap_losses]
+    return [*ablation.rows, *losses, *(f"baseline_{name}" for name in ablation.baselines), *repeated]
+
+
+def tables(settings):
+    """The comparisons of 05 -> {table: ({run: label}, {run: the paper's figures by data set})}."""
+    loss = settings.heatmap.loss
+    other = {"bce": "mse", "mse": "bce"}[loss]
+    span = settings.window.length * settings.window.step
+    spans = {"window_half": span // 2, "full": span, "window_double": span * 2}
+    turned = "without" if settings.decoder.memory_joint_embedding else "with"
+    return {
+        "parts": (
+            {
+                "full": "full model",
+                "no_cross_attention": "no cross-attention",
+                "no_motion": "no motion stream",
+                "no_spatial": "no spatial stream",
+            },
+            paper.ABLATIONS,
+        ),
+        "loss": (
+            {"full": f"heatmaps by {loss}", f"heatmap_{other}": f"heatmaps by {other}"},
+            {"full": paper.LOSSES[loss], f"heatmap_{other}": paper.LOSSES[other]},
+        ),
+        "window": (
+            {name: f"T = {frames}" for name, frames in spans.items()},
+            {name: paper.WINDOWS.get(frames, {}) for name, frames in spans.items()},
+        ),
+        "joint embedding": ({"full": "full model", "joint_embedding": f"{turned} joint embedding"}, {}),
+        "others": (
+            {
+                "full": "full model",
+                "sceneego_only": "trained on SceneEgo alone",
+                "baseline_nearest": "nearest training pose",
+                "baseline_xr_egopose": "xR-EgoPose-style lifter",
+                "baseline_mo2cap2": "Mo2Cap2-style regressor",
+            },
+            {"full": paper.RESULTS} | {f"baseline_{name}": figures for name, figures in paper.METHODS.items()},
+        ),
+    }
+
+
+def load_results(root, ablation, tests):
+    """Test errors of the full model and of every run -> {name: {data set: PoseErrors}}.
+
+    tests: {data set: prepared test sequences}. A run that trains on one set has no errors on the other.
+    Raises FileNotFoundError where a run that the settings ask for has left nothing.
+    """
+    folders = {name: [Path(root) / "artifacts/ablate" / name] for name in run_names(ablation)}
+    folders = {"full": [Path(root) / "artifacts/pose", Path(root) / "artifacts/finetune"], **folders}
+    results = {}
+    for name, places in folders.items():
+        files = {path.stem: path for place in places for path in sorted(place.glob("*.npz"))}
+        if not files:
+            raise FileNotFoundError(f"{places[0]}: no poses of the run {name!r}; run `dvc repro`")
+        truth = {data_set: [s.joints_3d for s in tests[data_set]] for data_set in files}
+        results[name] = {n: pose_errors(load_poses(path, tests[n]), truth[n]) for n, path in files.items()}
+    return results
+
+
+def compare(results, rows, paper, data):
+    """A table of runs beside the paper's figures -> list of dicts, one a row, data set and metric.
+
+    rows: {name of a run: label}. paper: {name: {data set: (MPJPE, PA-MPJPE)}}, with None for what the paper has not.
+    data: what ours are measured on, for the column's name. A run that was not made says what would make it.
+    "change" is the mean difference from the full model, frame by frame, with its 95 % interval over sequences.
+    """
+    table = []
+    for name, label in rows.items():
+        for data_set, full in results["full"].items():
+            published = paper.get(name, {}).get(data_set, (None, None))
+            errors = results.get(name, {}).get(data_set)
+            if name in results and errors is None:
+                continue  # trained on the other set alone
+            for (metric, title), figure in zip(METRICS.items(), published, strict=True):
+                row = {"row": label, "data set": data_set, "metric": f"{title} (mm)"}
+                ours = change = interval = ""
+                if errors is not None:
+                    values = getattr(errors, metric.removesuffix("_mm"))
+                    ours = round(float(values.mean()), 1)
+                    difference = values - getattr(full, metric.removesuffix("_mm"))
+                    low, high = bootstrap_interval(difference, errors.lengths)
+                    if name != "full":
+                        change, interval = f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"
+                gap = "" if figure is None else f"the real {data_set} data and the paper's weights"
+                row |= {
+                    f"ours, {data}": ours,
+                    "change": change,
+                    "its 95 % interval": interval,
+                    "paper, real data": "–" if figure is None else figure,
+                    "to fill the gap": gap if errors is not None else NOT_RUN,
+                }
+                table.append(row)
+    return table
+
+
+def seed_table(results, ablation, seed):
+    """Errors of rows over seeds -> list of dicts: row, data set, metric, a value a seed, mean, standard deviation."""
+    table = []
+    for row in ablation.reseeded if ablation.seeds else ():
+        runs = {seed: results.get(row, {}), **{s: results[f"{row}-{s}"] for s in ablation.seeds}}
+        for data_set in results["full"]:
+            for metric, title in METRICS.items():
+                found = {
+                    s: float(getattr(r[data_set], metric.removesuffix("_mm")).mean())
+                    for s, r in runs.items()
+                    if data_set in r
+                }
+                values = np.array(list(found.values()))
+                table.append(
+                    {
+                        "row": row,
+                        "data set": data_set,
+                        "metric": f"{title} (mm)",
+                        **{f"seed {s}": round(v, 1) for s, v in found.items()},
+                        "mean": round(float(values.mean()), 1),
+                        "deviation": round(float(values.std(ddof=1)), 1) if len(values) > 1 else "",
+                    }
+                )
+    return table
+
+
+def verdict(difference, lengths):
+    """One of "worse", "better" or "no clear difference", by whether the 95 % interval of the mean leaves zero out."""
+    if len(lengths) < 2:
+        return "no interval with one test sequence"
+    low, high = bootstrap_interval(difference, lengths)
+    return "worse" if low > 0 else "better" if high < 0 else "no clear difference"
+
+
+def telling_frames(errors, sequences):
+    """Frames for Fig. 3, not chosen by eye -> {what: index in the split}: best, median, worst, most out of view."""
+    order = np.argsort(errors.mpjpe)
+    outside = (~np.concatenate([s.in_image for s in sequences])).sum(1)
+    return {
+        "best": int(order[0]),
+        "median": int(order[len(order) // 2]),
+        "worst": int(order[-1]),
+        "most out of view": int(np.argmax(outside)),
+    }
+
+
+def frame_at(sequences, number):
+    """Index of a frame in the whole split -> (number of its sequence, index in it)."""
+    ends = np.cumsum([len(s) for s in sequences])
+    which = int(np.searchsorted(ends, number, side="right"))
+    return which, int(number - (ends[which] - len(sequences[which])))

@@ -1,0 +1,70 @@
+"""What each run of `03_pose_training` trains: the protocol of Sec. 4.2 and the rows of Tables 4 to 7.
+
+A row is the full protocol, training on EgoPW and fine-tuning on SceneEgo, with one thing changed.
+"""
+
+from dataclasses import dataclass, replace
+
+from agego_lib.models.build import ABLATIONS
+from agego_lib.params import OptimiserSettings, Settings
+
+
+def _window(settings, factor):
+    """T `factor` times as long, with as many frames a step and the same share of overlap as before."""
+    window, scaled = settings.window, {}
+    length, stride = (max(1, round(value * factor)) for value in (window.length, window.stride))
+    for name in ("pose", "finetune"):
+        optimiser = getattr(settings, name)
+        scaled[name] = replace(optimiser, batch_size=max(1, round(optimiser.batch_size / factor)))
+    return replace(settings, window=replace(window, length=length, stride=stride), **scaled)
+
+
+def _other_joint_embedding(settings):
+    decoder = settings.decoder
+    return replace(settings, decoder=replace(decoder, memory_joint_embedding=not decoder.memory_joint_embedding))
+
+
+# Rows that change a setting; those of ABLATIONS switch a part of the model off (Tables 4 and 5).
+CHANGES = {
+    "window_half": lambda settings: _window(settings, 0.5),  # Table 7: T = 32 where the paper has 64
+    "window_double": lambda settings: _window(settings, 2),  # Table 7: T = 128
+    "joint_embedding": _other_joint_embedding,
+}
+# Rows that read the heatmaps of a network trained with this loss (Table 6).
+LOSSES = {"heatmap_mse": "mse", "heatmap_bce": "bce"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. switches: a key of ABLATIONS. steps: (data set, its optimiser) in the order of training.
+
+    place: its folder under artifacts/, plots/ and metrics/. loss: of the heatmap network that feeds the spatial
+    stream, where that is another one than the main one.
+    """
+
+    settings: Settings
+    place: str
+    switches: str
+    steps: tuple[tuple[str, OptimiserSettings], ...]
+    loss: str | None = None
+
+
+def plan(settings, run, seed=None):
+    """The Run named `run`: "pose", "finetune", "sceneego_only", or a row of ABLATIONS, CHANGES or LOSSES.
+
+    seed: given for a repetition of a row with another seed. Raises ValueError for another name.
+    """
+    known = ("pose", "finetune", "sceneego_only", *ABLATIONS, *CHANGES, *LOSSES)
+    if run not in known:
+        raise ValueError(f"run is {run!r}; expected one of {', '.join(known)}")
+    place = run if run in ("pose", "finetune") else f"ablate/{run}"
+    if seed is not None:
+        settings, place = replace(settings, seed=seed), f"{place}-{seed}"
+    if run in CHANGES:
+        settings = CHANGES[run](settings)
+    steps = {
+        "pose": (("egopw", settings.pose),),
+        "finetune": (("sceneego", settings.finetune),),
+        "sceneego_only": (("sceneego", settings.pose),),
+    }.get(run, (("egopw", settings.pose), ("sceneego", settings.finetune)))
+    return Run(settings, place, run if run in ABLATIONS else "full", steps, LOSSES.get(run))

@@ -1,0 +1,105 @@
+"""Write docs/results.md from what the pipeline left, for maintainers: python scripts/results_page.py
+
+Run after `make tables`, on the machine that ran it: the page names the machine, the settings and the versions.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from agego_lib import paper, params
+from agego_lib.complexity import complexity
+from agego_lib.datasets import read_prepared
+from agego_lib.results import compare, load_results, run_names, seed_table, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/results.md"
+
+
+def markdown(rows):
+    """A list of dicts as a Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([row[key] for key in rows[0]] for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def protocol(evaluation, data):
+    """Tables 1 and 2 from metrics/evaluation.json."""
+    labels = {"egopw": "EgoPW", "transfer": "SceneEgo, not fine-tuned", "sceneego": "SceneEgo, fine-tuned"}
+    rows = []
+    for name, label in labels.items():
+        for i, metric in enumerate(("mpjpe_mm", "pa_mpjpe_mm")):
+            n = evaluation[name]
+            low, high = n["interval_95"][metric].values()
+            ours, mean = n[metric], n["mean_pose"][metric]
+            published = paper.RESULTS[name][i] if name in paper.RESULTS else None
+            rows.append(
+                {
+                    "tested on": label,
+                    "metric (mm)": metric.removesuffix("_mm").upper().replace("_", "-"),
+                    f"ours, {data}": f"{ours:.1f} ({low:.1f} to {high:.1f})",
+                    f"mean pose, {data}": f"{mean:.1f}",
+                    "below it": f"{1 - ours / mean:.0%}",
+                    "paper, real data": published or "–",
+                    "to fill the gap": f"the real {name} data, ImageNet and Ego4D weights" if published else "",
+                }
+            )
+    return rows
+
+
+def main():
+    settings = params.load(ROOT / "params.yaml")
+    tests = {n: read_prepared(ROOT / "artifacts/prepared" / n, "test") for n in ("egopw", "sceneego")}
+    results = load_results(ROOT, settings.ablation, tests)
+    evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
+    data = "embedded data" if settings.dataset.source == "synthetic" else "real data"
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    made = {name: markdown(compare(results, *rows, data)) for name, rows in tables(settings).items()}
+    parts = [
+        "# Results\n",
+        f"Measured at commit {commit.strip()}, {settings.prepare.size} px, windows of {settings.window.length} frames "
+        f"(every {settings.window.step}th), {settings.visual.backbone}, seed {settings.seed}; "
+        f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}. "
+        "**The paper's figures are from the real data sets**, ours from the data that the column names; they are not "
+        "to be compared unless that is the real one. Intervals are 95 % bootstraps over test sequences. Written by "
+        "`scripts/results_page.py`; the same tables, with figures, are in `reports/04_evaluation.ipynb` and "
+        "`reports/05_ablations.ipynb` after a run.\n",
+        "## Tables 1 and 2\n",
+        markdown(protocol(evaluation, data)),
+        "## Tables 4 and 5\n",
+        made["parts"],
+        "## Table 6\n",
+        made["loss"],
+        "## Table 7\n",
+        made["window"],
+        "## A joint embedding in the memory\n",
+        made["joint embedding"],
+        "## The transfer, and baselines\n",
+        made["others"],
+    ]
+    if seeds := seed_table(results, settings.ablation, settings.seed):
+        parts += ["## Seeds\n", markdown(seeds)]
+    sizes = [
+        {
+            "part": row["part"],
+            **{f"{key} (M)": f"{row[key] / 1e6:.2f}" for key in ("parameters", "trained", "frozen")},
+            "multiply-accumulates a frame (G)": f"{row['mac'] / 1e9:.3f}",
+        }
+        for row in complexity()
+    ]
+    parts += [
+        "## Table 3, at the paper's sizes\n",
+        markdown(sizes),
+        f"The paper reports {paper.PARAMETERS / 1e6:.1f} M parameters and {paper.FLOPS / 1e9:.1f} G. "
+        "See `05_ablations` for how they compare.\n",
+        f"Runs in this page: full, {', '.join(run_names(settings.ablation))}.\n",
+    ]
+    PAGE.write_text("\n".join(parts))
+    print("wrote", PAGE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

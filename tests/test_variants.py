@@ -1,0 +1,249 @@
+"""What each run trains, the tables made of its results, and Table 3's counts, against hand-written references."""
+
+import json
+import re
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from agego_lib import paper, params, results
+from agego_lib.complexity import complexity
+from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
+from agego_lib.models import AGEgoPose, FrameEncoder
+from agego_lib.models.build import ABLATIONS
+from agego_lib.variants import CHANGES, LOSSES, plan
+
+SEEDED = params.AblationSettings(
+    rows=("no_motion", "sceneego_only"), heatmap_losses=("mse",), seeds=(3,), reseeded=("full",), baselines=("nearest",)
+)
+
+
+def differences(one, other, path=""):
+    """{dotted name: (old, new)} of two dicts of settings."""
+    found = {}
+    for key in one:
+        place = f"{path}.{key}" if path else key
+        if isinstance(one[key], dict):
+            found |= differences(one[key], other[key], place)
+        elif one[key] != other[key]:
+            found[place] = (one[key], other[key])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("run", "changed"),
+    [
+        ("pose", {}),
+        ("no_motion", {}),
+        ("heatmap_mse", {}),
+        ("joint_embedding", {"decoder.memory_joint_embedding"}),
+        ("window_half", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
+        ("window_double", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
+    ],
+)
+def test_a_row_changes_one_thing(settings, run, changed):
+    settings = replace(
+        settings, pose=replace(settings.pose, batch_size=4), finetune=replace(settings.finetune, batch_size=4)
+    )
+    found = plan(settings, run)
+    moved = differences(asdict(settings), asdict(found.settings))
+    assert set(moved) == set(changed)
+    if run.startswith("window"):
+        # As many frames a step, and the same overlap.
+        for optimiser in ("pose", "finetune"):
+            sizes = [getattr(s, optimiser).batch_size * s.window.length for s in (settings, found.settings)]
+            assert sizes[0] == sizes[1]
+        assert moved["window.length"][1] == moved["window.length"][0] * (0.5 if run == "window_half" else 2)
+        assert moved["window.stride"][1] * settings.window.length == moved["window.length"][1] * settings.window.stride
+
+
+def test_protocol(settings):
+    """Sec. 4.2: train on EgoPW, then fine-tune on SceneEgo; the first two stages do one step each."""
+    both = (("egopw", settings.pose), ("sceneego", settings.finetune))
+    assert plan(settings, "pose").steps == both[:1] and plan(settings, "finetune").steps == both[1:]
+    assert plan(settings, "no_motion").steps == both == plan(settings, "full", 3).steps
+    assert plan(settings, "sceneego_only").steps == (("sceneego", settings.pose),)
+    assert plan(settings, "no_motion").switches == "no_motion" and plan(settings, "window_half").switches == "full"
+    assert plan(settings, "heatmap_mse").loss == "mse" and plan(settings, "no_motion").loss is None
+    places = {run: plan(settings, run).place for run in ("pose", "finetune", "no_motion")}
+    assert places == {"pose": "pose", "finetune": "finetune", "no_motion": "ablate/no_motion"}
+    repeated = plan(settings, "full", 3)
+    assert (repeated.place, repeated.settings.seed, settings.seed) == ("ablate/full-3", 3, 0)
+    with pytest.raises(ValueError, match="run is 'no_head'; expected one of pose, finetune"):
+        plan(settings, "no_head")
+
+
+def test_every_row_of_the_settings_is_known():
+    names = set(re.findall(r"'(\w+)'", str(params.AblationSettings.__annotations__["rows"])))
+    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 7
+
+
+# --- The tables ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tests(make_sequence, request):
+    name = re.sub(r"\W", "_", request.node.name)
+    return {
+        "egopw": [make_sequence(f"{name}/a", range(5)), make_sequence(f"{name}/b", range(4))],
+        "sceneego": [make_sequence(f"{name}c", range(6), dataset="sceneego")],
+    }
+
+
+@pytest.fixture
+def written(tests, tmp_path):
+    """The poses that a pipeline with SEEDED's settings would leave, and how far off each was made."""
+    rng, offsets = np.random.default_rng(0), {}
+    runs = {"pose": ["egopw"], "finetune": ["sceneego"]}
+    for name in results.run_names(SEEDED):
+        runs[f"ablate/{name}"] = ["sceneego"] if name == "sceneego_only" else ["egopw", "sceneego"]
+    for folder, sets in runs.items():
+        for data_set in sets:
+            offsets[folder, data_set] = rng.uniform(0.02, 0.2)
+            poses = [s.joints_3d + np.array([offsets[folder, data_set], 0, 0]) for s in tests[data_set]]
+            save_poses(tmp_path / "artifacts" / folder / f"{data_set}.npz", poses)
+    return offsets
+
+
+def test_run_names():
+    assert results.run_names(SEEDED) == ["no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest", "full-3"]
+
+
+def test_results_are_of_the_right_files(tests, written, tmp_path):
+    found = results.load_results(tmp_path, SEEDED, tests)
+    assert list(found) == ["full", *results.run_names(SEEDED)]
+    for (folder, data_set), offset in written.items():
+        name = "full" if folder in ("pose", "finetune") else folder.removeprefix("ablate/")
+        assert found[name][data_set].mpjpe.mean() == pytest.approx(offset * 1000, rel=1e-5)
+    assert list(found["sceneego_only"]) == ["sceneego"]
+    (tmp_path / "artifacts/ablate/no_motion/egopw.npz").unlink()
+    (tmp_path / "artifacts/ablate/no_motion/sceneego.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="no poses of the run 'no_motion'; run `dvc repro`"):
+        results.load_results(tmp_path, SEEDED, tests)
+    with pytest.raises(ValueError, match=r"sequences of \[5, 4\] frames, expected \[6\]"):
+        load_poses(tmp_path / "artifacts/pose/egopw.npz", tests["sceneego"])
+
+
+def test_tables(tests, written, tmp_path):
+    found = results.load_results(tmp_path, SEEDED, tests)
+    rows = {"full": "full model", "no_motion": "without", "no_spatial": "never run", "sceneego_only": "one set"}
+    table = results.compare(found, rows, paper.ABLATIONS, "embedded data")
+    assert len(table) == 3 * 2 * 2 + 2
+    assert {r["data set"] for r in table if r["row"] == "one set"} == {"sceneego"}
+    by_key = {(r["row"], r["data set"], r["metric"]): r for r in table}
+    for data_set, folder in (("egopw", "pose"), ("sceneego", "finetune")):
+        row = by_key["without", data_set, "MPJPE (mm)"]
+        change = 1000 * (written["ablate/no_motion", data_set] - written[folder, data_set])
+        assert row["ours, embedded data"] == round(1000 * written["ablate/no_motion", data_set], 1)
+        assert float(row["change"]) == pytest.approx(change, abs=0.06)
+        assert "real" in by_key["without", data_set, "PA-MPJPE (mm)"]["to fill the gap"]
+        missing = by_key["never run", data_set, "PA-MPJPE (mm)"]
+        assert missing["ours, embedded data"] == "" and "make tables" in missing["to fill the gap"]
+        assert missing["paper, real data"] == {"egopw": 78.8, "sceneego": 79.6}[data_set]
+    assert by_key["full model", "egopw", "MPJPE (mm)"]["paper, real data"] == "–"
+
+    seeds = results.seed_table(found, SEEDED, 0)
+    first = next(r for r in seeds if r["data set"] == "egopw" and r["metric"] == "MPJPE (mm)")
+    values = [1000 * written["pose", "egopw"], 1000 * written["ablate/full-3", "egopw"]]
+    assert [first["seed 0"], first["seed 3"]] == pytest.approx(values, abs=0.06)
+    assert first["deviation"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2), abs=0.06)
+    assert results.seed_table(found, replace(SEEDED, seeds=()), 0) == []
+
+
+def test_tables_name_runs_that_settings_can_ask_for(settings):
+    """Every row is a run of the profile `full`, with the paper's label and figures at its own window lengths."""
+    window = replace(settings.window, length=8, stride=4, step=8)
+    made = results.tables(replace(settings, window=window))
+    runs = {name for rows, _ in made.values() for name in rows}
+    asked = replace(
+        SEEDED,
+        rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
+              "sceneego_only"),
+        seeds=(),
+        baselines=("nearest", "xr_egopose", "mo2cap2"),
+    )  # fmt: skip
+    assert runs == {"full", *results.run_names(asked)}
+    labels, published = made["window"]
+    assert labels == {"window_half": "T = 32", "full": "T = 64", "window_double": "T = 128"}
+    assert published["window_double"]["sceneego"] == (107.5, 77.0)
+    assert made["loss"][1]["heatmap_mse"]["egopw"] == (None, 83.1)
+
+
+def test_verdict_needs_an_interval_without_zero():
+    lengths = [10] * 8
+    noise = np.random.default_rng(0).normal(0, 1, 80)
+    assert results.verdict(noise + 5, lengths) == "worse" and results.verdict(noise - 5, lengths) == "better"
+    noise -= noise.mean()
+    assert results.verdict(noise + 5, [80]) == "no interval with one test sequence"
+    low, high = bootstrap_interval(noise, lengths)
+    assert low < 0 < high and results.verdict(noise, lengths) == "no clear difference"
+
+
+def test_telling_frames(tests):
+    sequences = tests["egopw"]
+    sequences[1].in_image = np.arange(4)[:, None] != np.full((1, 15), 2)
+    truth = [s.joints_3d for s in sequences]
+    off = np.array([3.0, 1, 5, 4, 2, 9, 6, 0.5, 7])
+    moved = np.split(np.concatenate(truth) + off[:, None, None] / 100 * [1, 0, 0], [5])
+    frames = results.telling_frames(pose_errors(moved, truth), sequences)
+    assert frames == {"best": 7, "median": 3, "worst": 5, "most out of view": 7}
+    assert [results.frame_at(sequences, n) for n in (0, 4, 5, 8)] == [(0, 0), (0, 4), (1, 0), (1, 3)]
+
+
+def test_papers_figures_agree_with_each_other():
+    """The full model stands in five tables."""
+    for table in (paper.ABLATIONS["full"], paper.LOSSES["bce"], paper.WINDOWS[64]):
+        assert table == paper.RESULTS == {"egopw": (None, 76.7), "sceneego": (104.0, 76.2)}
+    json.dumps([paper.ABLATIONS, paper.LOSSES, paper.METHODS])
+
+
+# --- Table 3 -------------------------------------------------------------------------------------------------------
+
+
+def by_hooks(model, call, frames):
+    """Multiply-accumulates a frame of convolutions and linear layers, from the shapes that pass them."""
+    total, handles = [0], []
+
+    def count(module, inputs, output):
+        if isinstance(module, nn.Conv2d):
+            total[0] += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total[0] += output.numel() * module.in_features
+
+    for module in model.modules():
+        handles.append(module.register_forward_hook(count))
+    call()
+    for handle in handles:
+        handle.remove()
+    return total[0] / frames
+
+
+def test_complexity_against_hooks():
+    rows = {row["part"].split(" (")[0]: row for row in complexity(size=64, frames=2, backbone="resnet18")}
+    model = AGEgoPose(frame_encoder=FrameEncoder("resnet18")).eval()
+    images = torch.zeros(2, 3, 64, 64)
+    with torch.no_grad():
+        references = {
+            "heatmap network": by_hooks(model.heatmap_net, lambda: model.heatmap_net(images), 2),
+            "heatmap embedding": by_hooks(model.embedding, lambda: model.embedding(torch.zeros(1, 2, 15, 16, 16)), 2),
+            "frame encoder": by_hooks(model.frame_encoder, lambda: model.frame_encoder(images[None]), 2),
+        }
+    for part, mac in references.items():
+        assert rows[part]["mac"] == pytest.approx(mac, rel=1e-6), part
+    # Eight blocks of 12 C^2 weights at each frame, and attention over two frames: 2 T C a frame and block.
+    assert rows["motion encoder"]["mac"] == pytest.approx(8 * (12 * 384**2 + 2 * 2 * 384), rel=2e-3)
+    parts = [row for name, row in rows.items() if name != "sum"]
+    for key in ("parameters", "trained", "frozen", "mac"):
+        assert rows["sum"][key] == sum(row[key] for row in parts)
+    assert rows["sum"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert rows["sum"]["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_complexity_at_the_papers_sizes_is_known_of_its_backbones():
+    """ResNet-50 takes 4.09 GMAC at 224 px in torchvision's own table: 5.34 at 256 px."""
+    rows = complexity()
+    frame = next(row for row in rows if row["part"].startswith("frame encoder"))
+    assert frame["mac"] / 1e9 == pytest.approx(4.09 * (256 / 224) ** 2, rel=0.01)
