@@ -84,7 +84,7 @@ def test_metrics_are_finite_and_in_millimetres(clone):
     assert set(shown) == set(outputs("metrics"))
     values = {f"{file}:{key}": v for file, data in shown.items() for key, v in numbers(data)}
     assert not {k: v for k, v in values.items() if not (isinstance(v, int | float) and math.isfinite(v))}
-    errors = {k: v for k, v in values.items() if k.endswith("_mm")}
+    errors = {k: v for k, v in values.items() if k.endswith("mpjpe_mm")}
     # Metres would be below 5, and nobody is five metres tall.
     assert errors and all(5 < v < 5000 for v in errors.values()), errors
     for stage in ("pose", "finetune", "evaluation", "ablations"):

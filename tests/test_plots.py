@@ -105,6 +105,27 @@ def test_frame_and_pose_hold_both():
     assert names == ["truth", "prediction, right", "prediction, left"]
 
 
+def test_methods_stand_in_one_frame_of_axes():
+    other = PREDICTION_3D + 3
+    methods = {"full": PREDICTION_3D, "other": other}
+    figure = plots.methods_figure(IMAGE, TRUTH_2D, PREDICTION_2D, TRUTH_3D, methods, "t")
+    assert [a.text for a in figure.layout.annotations] == ["full", "other"]
+    for scene, pose in (("scene", PREDICTION_3D), ("scene2", other)):
+        drawn = {
+            t.name: coordinates(t)
+            for t in figure.data
+            if t.type == "scatter3d" and t.scene == scene and t.mode == "markers"
+        }
+        np.testing.assert_array_equal(drawn["truth"], TRUTH_3D)
+        np.testing.assert_array_equal(drawn["prediction"], pose)
+    for axis in ("xaxis", "yaxis", "zaxis"):
+        ranges = [figure.layout[scene][axis].range for scene in ("scene", "scene2")]
+        assert ranges[0] == ranges[1] and min(ranges[0]) < TRUTH_3D.min(0).min() + 2 and max(ranges[0]) > 2
+    # The 2D joints stand once in the legend, the 3D ones not again.
+    names = [t.name for t in figure.data if t.type != "image" and t.showlegend]
+    assert names == ["truth", "prediction, right", "prediction, left"]
+
+
 def test_a_truth_looks_the_same_in_both_halves():
     figure = plots.frame_and_pose_figure(IMAGE, TRUTH_2D, None, TRUTH_3D, PREDICTION_3D)
     flat, solid = [t for t in figure.data if t.type != "image" and t.mode == "markers" and t.name == "truth"]
@@ -162,6 +183,15 @@ def test_published_figures_are_told_from_measured_ones():
     assert paper.marker.pattern.shape == "/" and not measured.marker.pattern.shape
     with pytest.raises(ValueError, match="guess"):
         plots.comparison_figure([rows[0] | {"source": "guess"}])
+
+
+def test_intervals_reach_from_low_to_high():
+    row = {"method": "ours", "metric": "PA", "value": 50.0, "source": "measured"}
+    figure = plots.comparison_figure([{**row, "low": 45.0, "high": 58.0}])
+    (bar,) = figure.data
+    assert (bar.error_x.array, bar.error_x.arrayminus) == ((8.0,), (5.0,))
+    (plain,) = plots.comparison_figure([row]).data
+    assert not plain.error_x.array
 
 
 @pytest.mark.parametrize("radius", [500.0, None])
