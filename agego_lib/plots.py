@@ -121,7 +121,7 @@ def _scene(poses):
         "aspectmode": "manual",
         "aspectratio": dict(zip("xyz", 1.2 * spans, strict=True)),
         # Aimed a little low, where the titles of the x and y axes need room.
-        "camera": {"eye": {"x": 0.9, "y": 1.6, "z": 0.25}, "center": {"x": 0, "y": 0, "z": -0.12}},
+        "camera": {"eye": {"x": 1.05, "y": 1.8, "z": 0.3}, "center": {"x": 0, "y": 0, "z": -0.12}},
     }
 
 
