@@ -171,22 +171,31 @@ def frame_and_pose_figure(image, truth_2d=None, prediction_2d=None, truth_3d=Non
 def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=""):
     """Fig. 3 of the paper for one frame: the image with its joints, then the truth with each method's pose in 3D.
 
-    predictions: {method: (15, 3) m}. The other arguments as `frame_and_pose_figure`.
+    predictions: {method: (15, 3) m}. The other arguments as `frame_and_pose_figure`. The methods stand side by side
+    in one scene, moved along x: a page of figures with a scene for each would be more than browsers draw.
     """
-    count = len(predictions)
-    specs = [[{"type": "xy"}, *[{"type": "scene"}] * count]]
-    figure = make_subplots(1, 1 + count, specs=specs, subplot_titles=["", *predictions], horizontal_spacing=0.01)
+    specs = [[{"type": "xy"}, {"type": "scene"}]]
+    figure = make_subplots(1, 2, specs=specs, column_widths=[0.3, 0.7], horizontal_spacing=0.01)
     figure.add_traces([_image(image), *_skeletons(truth_2d, prediction_2d, 2, legend=True)], rows=1, cols=1)
     _image_axes(figure, image, row=1, col=1)
-    for column, pose in enumerate(predictions.values(), 2):
-        traces = _pose_traces(truth_3d, pose, True)
-        for trace in traces:
-            trace.showlegend = False
-        figure.add_traces(traces, rows=1, cols=column)
-    # One frame of axes for all, so that sizes can be compared.
-    figure.update_scenes(_scene([truth_3d, *predictions.values()]))
+    points = np.concatenate([truth_3d, *predictions.values()])
+    step = np.ptp(points[:, 0]) + 0.3
+    poses, labels = [], []
+    for number, (method, pose) in enumerate(predictions.items()):
+        moved = [np.add(p, (number * step, 0.0, 0.0)) for p in (truth_3d, pose)]
+        figure.add_traces(_skeletons(*moved, 3, legend=False), rows=1, cols=2)
+        labels.append((points[:, 0].mean() + number * step, points[:, 1].mean(), points[:, 2].min() - 0.15, method))
+        poses += moved
+    x, y, z, text = zip(*labels, strict=True)
+    where = {"x": x, "y": y, "z": z, "text": text, "mode": "text", "name": "methods"}
+    figure.add_trace(go.Scatter3d(**where, showlegend=False, hoverinfo="skip"), row=1, col=2)
+    scene = _scene([*poses, np.stack([x, y, z], axis=-1)])
+    # Seen from the front, so that no method hides the next.
+    scene["camera"] = {"eye": {"x": 0.15, "y": 1.5, "z": 0.2}, "center": {"x": 0, "y": 0, "z": -0.05}}
+    scene["xaxis"]["title"]["text"] = "x right (m), each method beside the one before"
+    figure.update_scenes(scene)
     below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"}
-    return _layout(figure, title, height=430, legend=below, margin={"t": 80, "b": 40, "l": 10, "r": 10})
+    return _layout(figure, title, height=430, legend=below, margin={"t": 60, "b": 40, "l": 10, "r": 10})
 
 
 def _grid(count, columns, titles, spacing):
@@ -293,7 +302,9 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
                         orientation="h",
                         offsetgroup=metric,
                         texttemplate="%{x:.1f}",
-                        textposition="outside",
+                        # Beyond the bar's end an interval would cross the number.
+                        textposition="inside" if any("high" in row for row in chosen) else "outside",
+                        insidetextanchor="start",
                         cliponaxis=False,
                         error_x={
                             "type": "data",

@@ -105,25 +105,23 @@ def test_frame_and_pose_hold_both():
     assert names == ["truth", "prediction, right", "prediction, left"]
 
 
-def test_methods_stand_in_one_frame_of_axes():
-    other = PREDICTION_3D + 3
-    methods = {"full": PREDICTION_3D, "other": other}
+def test_methods_stand_side_by_side_in_one_scene():
+    methods = {"full": PREDICTION_3D, "other": PREDICTION_3D + 0.5}
     figure = plots.methods_figure(IMAGE, TRUTH_2D, PREDICTION_2D, TRUTH_3D, methods, "t")
-    assert [a.text for a in figure.layout.annotations] == ["full", "other"]
-    for scene, pose in (("scene", PREDICTION_3D), ("scene2", other)):
-        drawn = {
-            t.name: coordinates(t)
-            for t in figure.data
-            if t.type == "scatter3d" and t.scene == scene and t.mode == "markers"
-        }
-        np.testing.assert_array_equal(drawn["truth"], TRUTH_3D)
-        np.testing.assert_array_equal(drawn["prediction"], pose)
-    for axis in ("xaxis", "yaxis", "zaxis"):
-        ranges = [figure.layout[scene][axis].range for scene in ("scene", "scene2")]
-        assert ranges[0] == ranges[1] and min(ranges[0]) < TRUTH_3D.min(0).min() + 2 and max(ranges[0]) > 2
-    # The 2D joints stand once in the legend, the 3D ones not again.
-    names = [t.name for t in figure.data if t.type != "image" and t.showlegend]
-    assert names == ["truth", "prediction, right", "prediction, left"]
+    drawn = [t for t in figure.data if t.type == "scatter3d" and t.mode == "markers"]
+    assert [t.name for t in drawn] == ["truth", "prediction"] * 2 and {t.scene for t in drawn} == {"scene"}
+    truths, predictions = ([coordinates(t) for t in drawn if t.name == n] for n in ("truth", "prediction"))
+    np.testing.assert_array_equal(truths[0], TRUTH_3D)
+    np.testing.assert_array_equal(predictions[0], PREDICTION_3D)
+    # The second method and its truth are moved alike, along x alone, past everything of the first.
+    move = truths[1] - truths[0]
+    np.testing.assert_allclose(move - move[0], 0, atol=1e-12)
+    np.testing.assert_allclose(predictions[1] - PREDICTION_3D - 0.5, move, atol=1e-12)
+    assert move[0, 0] > 0 and not move[0, 1:].any()
+    (names,) = [t for t in figure.data if t.type == "scatter3d" and t.mode == "text"]
+    assert names.text == ("full", "other") and names.x[1] - names.x[0] == pytest.approx(move[0, 0])
+    shown = [t.name for t in figure.data if t.type != "image" and t.showlegend]
+    assert shown == ["truth", "prediction, right", "prediction, left"]
 
 
 def test_a_truth_looks_the_same_in_both_halves():
