@@ -184,7 +184,9 @@ def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=
     for number, (method, pose) in enumerate(predictions.items()):
         moved = [np.add(p, (number * step, 0.0, 0.0)) for p in (truth_3d, pose)]
         figure.add_traces(_skeletons(*moved, 3, legend=False), rows=1, cols=2)
-        labels.append((points[:, 0].mean() + number * step, points[:, 1].mean(), points[:, 2].min() - 0.15, method))
+        # Long names would run into each other on one line.
+        height = points[:, 2].min() - 0.15 - 0.25 * (number % 2)
+        labels.append((points[:, 0].mean() + number * step, points[:, 1].mean(), height, method))
         poses += moved
     x, y, z, text = zip(*labels, strict=True)
     where = {"x": x, "y": y, "z": z, "text": text, "mode": "text", "name": "methods"}
