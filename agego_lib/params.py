@@ -203,6 +203,18 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class ResumeSettings:
+    """What keeps a run safe and changes no result, so that no stage depends on it.
+
+    every_minutes: longest time between two checkpoints (one is written after each epoch too). max_faults: steps that a
+    run may skip because their loss or gradient is not finite.
+    """
+
+    every_minutes: float = setting(low=0)
+    max_faults: int = setting(low=0)
+
+
+@dataclass(frozen=True)
 class Settings:
     seed: int = setting(low=0)
     dataset: DatasetSettings
@@ -220,6 +232,7 @@ class Settings:
     evaluate: EvaluateSettings
     ablation: AblationSettings
     engine: EngineSettings
+    resume: ResumeSettings
 
 
 def _refuse(where, value, expected):

@@ -82,6 +82,12 @@ class WindowDataset(Dataset):
     def __len__(self):
         return len(self.windows)
 
+    def describe(self, item):
+        """Which sequence and frames a window holds, for messages."""
+        number, start, stop = self.windows[item]
+        sequence = self.sequences[number]
+        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": list(range(start, stop, self.step))}
+
     def __getitem__(self, item):
         number, start, stop = self.windows[item]
         sequence, frames = self.sequences[number], np.arange(start, stop, self.step)
@@ -119,13 +125,23 @@ class FrameDataset(Dataset):
     def __len__(self):
         return self._ends[-1] if self._ends else 0
 
+    def _place(self, item):
+        """(sequence index, frame index) of an item."""
+        number = bisect_right(self._ends, item)
+        return number, item - self._ends[number] + len(self._joints[number])
+
+    def describe(self, item):
+        """Which sequence and frame an item is, for messages."""
+        number, frame = self._place(item)
+        sequence = self.sequences[number]
+        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
+
     def __getitem__(self, item):
         if item < 0:
             item += len(self)
         if not 0 <= item < len(self):
             raise IndexError(f"frame {item} of {len(self)}")
-        number = bisect_right(self._ends, item)
-        frame = item - self._ends[number] + len(self._joints[number])
+        number, frame = self._place(item)
         image = self.sequences[number].images([frame])[0]
         if self.size is not None and image.shape[0] != self.size:
             image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
