@@ -69,27 +69,28 @@ def peak_memory_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _child(queue, threads, function, given):
+def _child(pipe, threads, function, given):
     torch.set_num_threads(threads)
     before, started = peak_memory_mb(), time.perf_counter()
     try:
         result = function(*given)
-        queue.put((result, time.perf_counter() - started, peak_memory_mb(), before, None))
-    except BaseException as error:
-        queue.put((None, 0, 0, 0, f"{type(error).__name__}: {error}"))
+        pipe.send((result, time.perf_counter() - started, peak_memory_mb(), before, None))
+    except Exception as error:
+        pipe.send((None, 0, 0, 0, f"{type(error).__name__}: {error}"))
         raise
 
 
 def in_own_process(function, *given):
     """Call `function`, of a module, in a fresh process -> (result, seconds, peak MB, MB before the call).
 
-    Seconds leave out the start of Python. Raises RuntimeError where the call fails.
+    Seconds leave out the start of Python. Raises RuntimeError where the call fails, EOFError where it is killed.
     """
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_child, args=(queue, torch.get_num_threads(), function, given))
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, torch.get_num_threads(), function, given))
     process.start()
-    result, seconds, peak, before, error = queue.get()
+    theirs.close()
+    result, seconds, peak, before, error = ours.recv()
     process.join()
     if error:
         raise RuntimeError(f"{function.__name__}{given}: {error}")
