@@ -34,13 +34,15 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
     """Compute and store the frozen features of prepared sequences, unless they would take more than `limit_gb`.
 
     model: AGEgoPose, of which only the frozen networks run. Writes one HDF5 file a sequence (float16) and
-    `features.json`, which says whether features are stored and how large they are; returns its content.
+    `features.json`, which says whether features are stored and how large they are; returns its content. The size is
+    estimated and printed before anything is written.
     """
     folder = Path(folder)
+    estimate, frames = estimate_gb(model, sequences), sum(len(s) for s in sequences)
+    print(f"frozen features of {frames} frames in float16: {estimate:.3g} GB, of {limit_gb:g} GB that they may take")
     folder.mkdir(parents=True, exist_ok=True)
-    estimate = estimate_gb(model, sequences)
     manifest = {
-        "frames": sum(len(s) for s in sequences),
+        "frames": frames,
         "estimated_gb": round(estimate, 4),
         "limit_gb": limit_gb,
         "stored": estimate <= limit_gb,

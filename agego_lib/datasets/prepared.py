@@ -129,7 +129,7 @@ class PreparedSequence:
 
     def __init__(self, path):
         self.path = Path(path)
-        self._file = self._process = None
+        self._file = self._process = self._bytes = None
         with self._open() as file:
             form, version = file.attrs.get("format"), file.attrs.get("version")
             if (form, version) != (FORMAT, VERSION):
@@ -163,7 +163,7 @@ class PreparedSequence:
         return self._file
 
     def __getstate__(self):
-        return {**self.__dict__, "_file": None, "_process": None}
+        return {**self.__dict__, "_file": None, "_process": None, "_bytes": None}
 
     def __len__(self):
         return self._length
@@ -175,7 +175,7 @@ class PreparedSequence:
         """Close the file; it opens again when needed."""
         if self._file is not None and self._process == os.getpid():
             self._file.close()
-        self._file = None
+        self._file = self._bytes = None
 
     @cached_property
     def joints_3d(self):
@@ -223,20 +223,49 @@ class PreparedSequence:
     def _offsets(self):
         return self._store["offsets"][:]
 
+    @property
+    def _jpeg(self):
+        # Contiguous data can be mapped by its offset: a slice then costs nothing, and forked processes may share it.
+        if self._bytes is None:
+            data = self._store["jpeg"]
+            self._bytes = np.memmap(self.path, data.dtype, "r", data.id.get_offset(), data.shape)
+        return self._bytes
+
+    def _frames(self, indices):
+        """Yields the frames at `indices` as BGR uint8 (size, size, 3)."""
+        jpeg, offsets, shape = self._jpeg, self._offsets, (self.view.size, self.view.size, 3)
+        for index in indices:
+            frame = cv2.imdecode(jpeg[offsets[index] : offsets[index + 1]], cv2.IMREAD_COLOR)
+            if frame is None or frame.shape != shape:
+                raise DatasetError(f"{self.path}: frame {index} does not decode; {_PREPARE_AGAIN}")
+            yield frame
+
+    def _whole(self, indices):
+        return np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)]
+
     def images(self, indices):
         """Frames of the view at `indices` (n whole numbers, or a slice) -> (n, size, size, 3) uint8 RGB.
 
         Raises IndexError outside the sequence and DatasetError where the stored bytes do not decode.
         """
-        indices = np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)]
+        indices = self._whole(indices)
         images = np.empty((len(indices), self.view.size, self.view.size, 3), np.uint8)
-        jpeg = self._store["jpeg"]
-        for image, index in zip(images, indices, strict=True):
-            frame = cv2.imdecode(jpeg[self._offsets[index] : self._offsets[index + 1]], cv2.IMREAD_COLOR)
-            if frame is None or frame.shape != image.shape:
-                raise DatasetError(f"{self.path}: frame {index} does not decode; {_PREPARE_AGAIN}")
+        for image, frame in zip(images, self._frames(indices), strict=True):
             cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=image)
         return images
+
+    def planes(self, indices, out=None):
+        """The same frames as networks take them, (n, 3, size, size) uint8 RGB; written to `out` where given.
+
+        Several times as fast as turning the axes of `images`.
+        """
+        indices = self._whole(indices)
+        if out is None:
+            out = np.empty((len(indices), 3, self.view.size, self.view.size), np.uint8)
+        for planes, frame in zip(out, self._frames(indices), strict=True):
+            red, green, blue = planes
+            cv2.split(frame, [blue, green, red])
+        return out
 
 
 def read_prepared(folder, split):

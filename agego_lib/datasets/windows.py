@@ -91,10 +91,7 @@ class WindowDataset(Dataset):
     def __getitem__(self, item):
         number, start, stop = self.windows[item]
         sequence, frames = self.sequences[number], np.arange(start, stop, self.step)
-        if self.source is None:
-            inputs = {"images": sequence.images(frames).transpose(0, 3, 1, 2)}
-        else:
-            inputs = self.source.read(number, frames)
+        inputs = {} if self.source is None else self.source.read(number, frames)
         mask = torch.arange(self.length) < len(frames)
         arrays = {
             **inputs,
@@ -106,6 +103,12 @@ class WindowDataset(Dataset):
         result = {key: _padded(value, self.length) for key, value in arrays.items()}
         for key in ("action", "frames"):
             result[key][~mask] = -1
+        if self.source is None:
+            # Decoded to where they stay: frames are most of what an item weighs.
+            images = np.empty((self.length, 3, sequence.view.size, sequence.view.size), np.uint8)
+            sequence.planes(frames, out=images[: len(frames)])
+            images[len(frames) :] = 0
+            result = {"images": torch.from_numpy(images), **result}
         return {**result, "mask": mask, "sequence": number}
 
 
@@ -142,11 +145,14 @@ class FrameDataset(Dataset):
         if not 0 <= item < len(self):
             raise IndexError(f"frame {item} of {len(self)}")
         number, frame = self._place(item)
-        image = self.sequences[number].images([frame])[0]
-        if self.size is not None and image.shape[0] != self.size:
-            image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        sequence = self.sequences[number]
+        if self.size is None or sequence.view.size == self.size:
+            planes = sequence.planes([frame])[0]
+        else:
+            image = cv2.resize(sequence.images([frame])[0], (self.size, self.size), interpolation=cv2.INTER_AREA)
+            planes = np.ascontiguousarray(image.transpose(2, 0, 1))
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(planes),
             "joints": torch.from_numpy(self._joints[number][frame].copy()),
             "sequence": number,
             "frame": frame,
