@@ -334,7 +334,7 @@ def test_a_folder_becomes_a_video(tmp_path):
     folder = write_folder(tmp_path / "frames", range(3, 8))
     assert render_video(folder, tmp_path / "a.mp4") == 5 == len(decoded(tmp_path / "a.mp4"))
     (folder / "img_000004.jpg").write_bytes(b"")
-    with pytest.raises(VideoError, match="1 frames do not decode .first: img_000004.jpg"):
+    with pytest.raises(VideoError, match=r"1 frames do not decode .first: img_000004\.jpg"):
         render_video(folder, tmp_path / "a.mp4")
 
 
