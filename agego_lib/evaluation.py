@@ -1,6 +1,5 @@
 """The protocol of Sec. 4.2 and 4.3: predictions for a split, their errors in millimetres, and the mean pose's."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,12 +184,11 @@ def write_metrics(path, values, settings=None):
     """Write a dict of numbers as JSON that DVC compares; keys say their unit. Raises ValueError for NaN.
 
     Beside it, `<name>.run.json` says what made them (see manifest.py). settings: those of this run, where they are
-    not the project's params.yaml. Both files are written whole or not at all, the numbers last.
+    not the project's params.yaml. Both files are written whole or not at all.
     """
     path = Path(path)
-    json.dumps(values, allow_nan=False)
-    write_manifest(path.with_suffix(".run.json"), settings)
     write_json(path, values)
+    write_manifest(path.with_suffix(".run.json"), settings)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def replacing(path):
     except OSError as error:
         if error.filename is not None:
             raise
-        raise OSError(error.errno, f"could not be written ({error})", str(path)) from error
+        raise OSError(f"{path}: could not be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
 
