@@ -10,12 +10,12 @@ export GOMP_SPINCOUNT ?= 2000
 
 repro: .venv/installed
 	dvc pull data.dvc
-	dvc repro
+	python scripts/pipeline.py dvc repro
 
 # Every table of the paper: the quick profile with all its rows. What `make repro` made is not made again.
 tables: .venv/installed
 	dvc pull data.dvc
-	dvc exp run -S profile=full
+	python scripts/pipeline.py dvc exp run -S profile=full
 
 test: .venv/installed
 	dvc pull data.dvc
