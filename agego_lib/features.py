@@ -14,7 +14,6 @@ from agego_lib.files import read_json, replacing, write_json
 from agego_lib.images import to_tensor
 from agego_lib.progress import bar
 
-
 MANIFEST = "features.json"
 
 

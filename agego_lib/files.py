@@ -51,7 +51,7 @@ def read_text(path, limit=1 << 20, encoding="utf-8"):
 
 
 def read_json(path, limit=1 << 20):
-    """What a JSON file of at most `limit` bytes holds. Raises OSError and ValueError, also where it nests too deeply."""
+    """What a JSON file of at most `limit` bytes holds. Raises OSError, and ValueError, also for too deep nesting."""
     try:
         return json.loads(read_text(path, limit))
     except RecursionError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import torch
+import yaml
 
 from agego_lib import params
 from agego_lib.files import read_json, read_text, write_json
@@ -34,7 +35,7 @@ def _git(root, *arguments):
     command = ("git", "-C", str(root), *arguments)
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     if done.returncode:
-        raise OSError(done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"git ended with {done.returncode}")
+        raise OSError(next(iter(done.stderr.splitlines()), f"git ended with {done.returncode}"))
     return done.stdout
 
 
@@ -110,12 +111,11 @@ def data(root):
 
     The hashes are over those that preparation left in splits.json, of all that its files hold, so that none is read.
     """
-    found = {"raw": None}
+    found = {}
     try:
-        lines = read_text(Path(root) / "data.dvc").splitlines()
-        found["raw"] = next((line.split(":")[1].strip() for line in lines if "md5:" in line and "hash" not in line), None)
-    except (OSError, ValueError):
-        pass
+        found["raw"] = yaml.safe_load(read_text(Path(root) / "data.dvc"))["outs"][0]["md5"]
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
+        found["raw"] = f"unknown: {error}"
     for path in sorted((Path(root) / "artifacts/prepared").glob("*/splits.json")):
         try:
             splits = read_json(path, 1 << 28)

@@ -16,7 +16,6 @@ import yaml
 
 from agego_lib.files import read_text
 
-
 MAX_NUMBER = 10**18  # beyond any setting, infinity included
 
 

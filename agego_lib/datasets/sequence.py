@@ -275,7 +275,9 @@ def read_actions(folder, frame_names):
         rows = csv.reader(io.StringIO(read_text(path, MAX_SIDE_FILE, "utf-8-sig"), newline=""))
         header = [cell.strip() for cell in next(rows, [])]
         if header != ["frame", "action"]:
-            raise DatasetError(f"{path}: header {short(header)}; expected 'frame,action'. Correct it or remove the file")
+            raise DatasetError(
+                f"{path}: header {short(header)}; expected 'frame,action'. Correct it or remove the file"
+            )
         for row in rows:
             if not row:
                 continue
