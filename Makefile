@@ -14,12 +14,12 @@ export MALLOC_TRIM_THRESHOLD_ ?= 68719476736
 
 repro: .venv/installed
 	dvc pull data.dvc
-	dvc repro
+	python scripts/pipeline.py dvc repro
 
 # Every table of the paper: the quick profile with all its rows. What `make repro` made is not made again.
 tables: .venv/installed
 	dvc pull data.dvc
-	dvc exp run -S profile=full
+	python scripts/pipeline.py dvc exp run -S profile=full
 
 test: .venv/installed
 	dvc pull data.dvc

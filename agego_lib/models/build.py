@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from agego_lib import weights
 
-from .backbone import fitted
+from .backbone import WeightsError, fitted
 from .heatmap import HeatmapNet
 from .motion import FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
@@ -108,9 +108,19 @@ def save_model(path, model, config):
     weights.save(path, model, config)
 
 
-def load_model(path):
-    """A trained pose model, on the CPU, in evaluation mode, and its config. Raises WeightsError naming the file."""
+def load_model(path, window=None):
+    """A trained pose model, on the CPU, in evaluation mode, and its config.
+
+    window: WindowSettings of the run that uses it, where they must be those that it was trained with: another T or
+    step would run, and be worse without a word. Raises WeightsError naming the file and the setting.
+    """
     state, config = weights.load(path)
+    for name, value in asdict(window).items() if window else ():
+        if name in ("length", "step") and config["window"][name] != value:
+            raise WeightsError(
+                f"{path} was trained with window.{name} = {config['window'][name]}, and params.yaml has {value}; "
+                "train again (`dvc repro pose`), or set it as it was"
+            )
     model = AGEgoPose(
         HeatmapNet(fpn_channels=tuple(config["fpn_channels"])),
         FrameEncoder(backbone=config["backbone"], init="scratch"),
