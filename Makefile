@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads that spin only briefly while they wait: beside other work on the same cores, training is several times faster.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: repro tables test lab
+.PHONY: repro tables report test lab
 
 repro: .venv/installed
 	dvc pull data.dvc
@@ -16,6 +16,10 @@ repro: .venv/installed
 tables: .venv/installed
 	dvc pull data.dvc
 	dvc exp run -S profile=full
+
+# One page of tables and figures from what was run, which opens from disk: reports/results.html
+report: .venv/installed
+	python scripts/report.py
 
 test: .venv/installed
 	dvc pull data.dvc
