@@ -175,7 +175,7 @@ def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=
     """Fig. 3 of the paper for one frame: the image with its joints, then the truth with each method's pose in 3D.
 
     predictions: {method: (15, 3) m}. The other arguments as `frame_and_pose_figure`. The methods stand side by side
-    in one scene, the first at the left, moved along x: with a scene for each, a page would have more than browsers draw.
+    in one scene, the first at the left, moved along x: since a page with a scene each has more than browsers draw.
     """
     specs = [[{"type": "xy"}, {"type": "scene"}]]
     figure = make_subplots(1, 2, specs=specs, column_widths=[0.3, 0.7], horizontal_spacing=0.01)
