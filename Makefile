@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT ?= 2000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 68719476736
 
-.PHONY: repro tables test lab bench
+.PHONY: repro tables report test bench lab
 
 repro: .venv/installed
 	dvc pull data.dvc
@@ -20,6 +20,10 @@ repro: .venv/installed
 tables: .venv/installed
 	dvc pull data.dvc
 	python scripts/pipeline.py dvc exp run -S profile=full
+
+# One page of tables and figures from what was run, which opens from disk: reports/results.html
+report: .venv/installed
+	python scripts/report.py
 
 test: .venv/installed
 	dvc pull data.dvc

@@ -1,7 +1,7 @@
 """Plotly figures of frames, poses, heatmaps, cameras and results.
 
 Colours: the wearer's right and left side as in `skeleton.SIDE_COLOURS`. Where a figure holds both, the prediction has
-the sides' colours and solid bones, the truth is dark and dashed.
+the sides' colours, the truth is dark and thin, and dashed on a photograph.
 """
 
 import base64
@@ -14,10 +14,12 @@ from plotly.subplots import make_subplots
 
 from .skeleton import BONES, JOINT_NAMES, NUM_JOINTS, SIDE_COLOURS, side
 
-# Okabe-Ito, without its yellow, which is faint on white, and without the two colours that mean right and left.
-PALETTE = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+# Those of Okabe-Ito and Tol, but for the two sides' colours, that stay farthest apart for colour-blind readers.
+PALETTE = ("#117733", "#E69F00", "#332288", "#56B4E9", "#000000")
 TRUTH_COLOUR = "#222222"
 DASHES = ("solid", "dash", "dot", "dashdot")
+# Entries side by side: a group of traces would otherwise be stacked.
+BELOW = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top", "traceorder": "normal"}
 LABELS = tuple(name.replace("_", " ") for name in JOINT_NAMES)
 
 
@@ -62,7 +64,7 @@ def _lines(joints, bones):
 def _skeleton(joints, name, neutral, legend):
     """Traces of one skeleton (J, 2) or (J, 3): its bones, then a trace of all its joints called `name`.
 
-    neutral: dark and dashed instead of the sides' colours.
+    neutral: dark and thin instead of the sides' colours.
     """
     flat = joints.shape[-1] == 2
     trace, width, dot = (go.Scatter, 3, 7) if flat else (go.Scatter3d, 6, 4)
@@ -77,7 +79,9 @@ def _skeleton(joints, name, neutral, legend):
     # On a photograph a white outline keeps the bones apart from whatever is behind them.
     traces = [draw_bones(BONES, None, color="white", width=width + 2.5)] if flat else []
     if neutral:
-        traces.append(draw_bones(BONES, name, color=TRUTH_COLOUR, width=width, dash="dash"))
+        # WebGL draws dashes of another length on each bone, which look like different kinds of line.
+        style = {"width": width, "dash": "dash"} if flat else {"width": width / 2}
+        traces.append(draw_bones(BONES, name, color=TRUTH_COLOUR, **style))
     else:
         for part in ("right", "left"):
             bones = [bone for bone in BONES if side(bone[1]) == part]
@@ -164,22 +168,22 @@ def frame_and_pose_figure(image, truth_2d=None, prediction_2d=None, truth_3d=Non
     figure.add_traces(_pose_traces(truth_3d, prediction_3d, compared), rows=1, cols=2)
     _image_axes(figure, image, row=1, col=1)
     figure.update_scenes(_scene([pose for pose in (truth_3d, prediction_3d) if pose is not None]))
-    below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"}
-    return _layout(figure, title, height=560, legend=below, margin={"t": 60, "b": 40, "l": 10, "r": 10})
+    return _layout(figure, title, height=560, legend=BELOW, margin={"t": 60, "b": 40, "l": 10, "r": 10})
 
 
 def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=""):
     """Fig. 3 of the paper for one frame: the image with its joints, then the truth with each method's pose in 3D.
 
     predictions: {method: (15, 3) m}. The other arguments as `frame_and_pose_figure`. The methods stand side by side
-    in one scene, moved along x: a page of figures with a scene for each would be more than browsers draw.
+    in one scene, the first at the left, moved along x: since a page with a scene each has more than browsers draw.
     """
     specs = [[{"type": "xy"}, {"type": "scene"}]]
     figure = make_subplots(1, 2, specs=specs, column_widths=[0.3, 0.7], horizontal_spacing=0.01)
     figure.add_traces([_image(image), *_skeletons(truth_2d, prediction_2d, 2, legend=True)], rows=1, cols=1)
     _image_axes(figure, image, row=1, col=1)
     points = np.concatenate([truth_3d, *predictions.values()])
-    step = np.ptp(points[:, 0]) + 0.3
+    # Seen from the front, x runs to the left.
+    step = -np.ptp(points[:, 0]) - 0.3
     poses, labels = [], []
     for number, (method, pose) in enumerate(predictions.items()):
         moved = [np.add(p, (number * step, 0.0, 0.0)) for p in (truth_3d, pose)]
@@ -192,12 +196,17 @@ def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=
     where = {"x": x, "y": y, "z": z, "text": text, "mode": "text", "name": "methods"}
     figure.add_trace(go.Scatter3d(**where, showlegend=False, hoverinfo="skip"), row=1, col=2)
     scene = _scene([*poses, np.stack([x, y, z], axis=-1)])
-    # Seen from the front, so that no method hides the next.
-    scene["camera"] = {"eye": {"x": 0.15, "y": 1.5, "z": 0.2}, "center": {"x": 0, "y": 0, "z": -0.05}}
-    scene["xaxis"]["title"]["text"] = "x right (m), each method beside the one before"
+    # Seen from the front, so that no method hides the next, and without perspective, so that all have one scale.
+    scene["camera"] = {
+        "eye": {"x": 0.15, "y": 1.5, "z": 0.2},
+        "center": {"x": 0, "y": 0, "z": -0.05},
+        "projection": {"type": "orthographic"},
+    }
+    scene["aspectratio"] = {axis: 2 * length for axis, length in scene["aspectratio"].items()}
+    # Places along x are no coordinates once methods are moved.
+    scene["xaxis"] |= {"title": {"text": "x right, a line each 0.25 m"}, "showticklabels": False}
     figure.update_scenes(scene)
-    below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"}
-    return _layout(figure, title, height=430, legend=below, margin={"t": 60, "b": 40, "l": 10, "r": 10})
+    return _layout(figure, title, height=430, legend=BELOW, margin={"t": 60, "b": 40, "l": 10, "r": 10})
 
 
 def _grid(count, columns, titles, spacing):
@@ -295,8 +304,14 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
     Raises ValueError for another source.
     """
     rows = list(rows)
-    if unknown := {row["source"] for row in rows} - {"paper", "measured"}:
+    sources = {row["source"] for row in rows}
+    if unknown := sources - {"paper", "measured"}:
         raise ValueError(f"source {sorted(unknown)} in the rows; expected 'paper' or 'measured'")
+    # A method that was both published and measured has a row of bars for each.
+    name = "{method} ({source})".format_map if len(sources) > 1 else "{method}".format_map
+    methods = dict.fromkeys(row["method"] for row in rows)
+    labels = [name({"method": m, "source": s}) for m in methods for s in ("paper", "measured")]
+    labels = [label for label in dict.fromkeys(labels) if label in set(map(name, rows))]
     figure = go.Figure()
     for i, metric in enumerate(dict.fromkeys(row["metric"] for row in rows)):
         for source in ("paper", "measured"):
@@ -305,9 +320,8 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
                 figure.add_trace(
                     go.Bar(
                         x=[row["value"] for row in chosen],
-                        # A method that was both published and measured has a row of bars for each.
-                        y=[f"{row['method']} ({source})" for row in chosen],
-                        name=f"{metric}, {source}",
+                        y=[name(row) for row in chosen],
+                        name=f"{metric}, {source}" if len(sources) > 1 else metric,
                         orientation="h",
                         offsetgroup=metric,
                         texttemplate="%{x:.1f}",
@@ -328,7 +342,6 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
                         },
                     )
                 )
-    labels = list(dict.fromkeys(f"{row['method']} ({row['source']})" for row in rows))
     figure.update_xaxes(title_text=x_title, rangemode="tozero")
     figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=labels, automargin=True)
     return _layout(figure, title, barmode="group", showlegend=True, height=180 + 50 * len(labels))
@@ -375,4 +388,5 @@ def camera_figure(camera, title=""):
     figure.update_xaxes(title_text="u (px)", range=[-40, width + 40], constrain="domain", row=1, col=2)
     vertical = {"range": [height + 40, -40], "scaleanchor": "x2", "constrain": "domain"}
     figure.update_yaxes(title_text="v (px)", row=1, col=2, **vertical)
+    title = title or f"{2 * angle.max():.0f} degrees of the world in one image"
     return _layout(figure, title, legend={"orientation": "h", "y": -0.2})

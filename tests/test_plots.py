@@ -1,6 +1,8 @@
 """Figures hold what they were given: the coordinates in their traces, the pixels in their pictures."""
 
 import base64
+import itertools
+import re
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from agego_lib import plots
 from agego_lib.camera import FisheyeCamera
+from agego_lib.diagram import ARROWS, BOXES, pipeline_figure
 from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.skeleton import BONES, NUM_JOINTS, SIDE_COLOURS
 
@@ -113,11 +116,12 @@ def test_methods_stand_side_by_side_in_one_scene():
     truths, predictions = ([coordinates(t) for t in drawn if t.name == n] for n in ("truth", "prediction"))
     np.testing.assert_array_equal(truths[0], TRUTH_3D)
     np.testing.assert_array_equal(predictions[0], PREDICTION_3D)
-    # The second method and its truth are moved alike, along x alone, past everything of the first.
+    # The second method and its truth are moved alike, along x alone, past everything of the first: to the right of a
+    # reader who sees the person from the front, where x runs to the left.
     move = truths[1] - truths[0]
     np.testing.assert_allclose(move - move[0], 0, atol=1e-12)
     np.testing.assert_allclose(predictions[1] - PREDICTION_3D - 0.5, move, atol=1e-12)
-    assert move[0, 0] > 0 and not move[0, 1:].any()
+    assert move[0, 0] < -np.ptp([truths[0][:, 0], predictions[0][:, 0]]) and not move[0, 1:].any()
     (names,) = [t for t in figure.data if t.type == "scatter3d" and t.mode == "text"]
     assert names.text == ("full", "other") and names.x[1] - names.x[0] == pytest.approx(move[0, 0])
     shown = [t.name for t in figure.data if t.type != "image" and t.showlegend]
@@ -165,6 +169,7 @@ def test_curves_and_bars_hold_their_numbers():
     figure = plots.joint_error_figure({"full": errors, "spatial": errors + 1})
     np.testing.assert_array_equal(figure.data[1].y, errors + 1)
     assert figure.data[0].x[1] == "right shoulder" and "mm" in figure.layout.yaxis.title.text
+    assert figure.layout.showlegend and not plots.joint_error_figure({"one": errors}).layout.showlegend
     with pytest.raises(ValueError, match="'full'"):
         plots.joint_error_figure({"full": errors[:3]})
 
@@ -175,10 +180,15 @@ def test_published_figures_are_told_from_measured_ones():
         {"method": "AG-EgoPose", "metric": "MPJPE", "value": 104.0, "source": "paper"},
         {"method": "AG-EgoPose", "metric": "MPJPE", "value": 99.0, "source": "measured"},
     ]
-    paper, measured = plots.comparison_figure(rows).data
+    figure = plots.comparison_figure(rows)
+    paper, measured = figure.data
     assert list(paper.x) == [118.5, 104.0] and list(measured.x) == [99.0]
     assert list(measured.y) == ["AG-EgoPose (measured)"]
     assert paper.marker.pattern.shape == "/" and not measured.marker.pattern.shape
+    # Each method's published bar stands above its measured one, in the order of the rows.
+    assert figure.layout.yaxis.categoryarray == ("SceneEgo (paper)", "AG-EgoPose (paper)", "AG-EgoPose (measured)")
+    (alone,) = plots.comparison_figure(rows[2:]).data
+    assert list(alone.y) == ["AG-EgoPose"] and alone.name == "MPJPE"
     with pytest.raises(ValueError, match="guess"):
         plots.comparison_figure([rows[0] | {"source": "guess"}])
 
@@ -201,6 +211,7 @@ def test_camera_figure_draws_the_lens(radius):
     for degrees, ring in zip(range(15, 90, 15), rings, strict=False):
         distance = np.linalg.norm(coordinates(ring) - camera.centre, axis=-1)
         np.testing.assert_allclose(distance, 300 * np.radians(degrees))
+    assert re.fullmatch(r"\d+ degrees of the world in one image", figure.layout.title.text)
     assert ("image circle" in [t.name for t in figure.data]) == (radius is not None)
 
 
@@ -209,3 +220,44 @@ def test_joints_of_another_shape_are_refused():
         plots.pose_figure(TRUTH_3D[:14])
     with pytest.raises(ValueError, match=r"\(15, 3\)"):
         plots.frame_figure(IMAGE, TRUTH_3D)
+
+
+def colours_apart(colours):
+    """Smallest CIE76 difference of any two, over normal sight and the full dichromacies of Machado et al., 2009."""
+    sight = [
+        np.eye(3),
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ]
+    srgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.stack([linear @ np.transpose(matrix) for matrix in sight]).clip(0, 1).astype(np.float32)
+    coded = np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055).astype(np.float32)
+    lab = cv2.cvtColor(coded, cv2.COLOR_RGB2Lab)
+    pairs = itertools.combinations(range(len(colours)), 2)
+    return min(np.linalg.norm(lab[:, a] - lab[:, b], axis=-1).min() for a, b in pairs)
+
+
+def test_colours_stay_apart_for_colour_blind_readers():
+    assert colours_apart(["#FF0000", "#008000"]) < 60 < colours_apart(["#000000", "#FFFFFF"])
+    assert colours_apart([SIDE_COLOURS["right"], SIDE_COLOURS["left"], plots.TRUTH_COLOUR]) > 25
+    assert colours_apart(plots.PALETTE) > 25
+
+
+def test_the_method_is_drawn_with_the_part_at_hand_marked():
+    figure = pipeline_figure("memory", "decoder", title="t")
+    boxes = {shape.name: shape for shape in figure.layout.shapes}
+    assert set(boxes) == set(BOXES)
+    fill = {name: box.fillcolor for name, box in boxes.items()}
+    assert fill["memory"] == fill["decoder"] != fill["head"] and len(set(fill.values())) == 2
+    for one, other in itertools.combinations(boxes.values(), 2):
+        assert one.x1 < other.x0 or other.x1 < one.x0 or one.y1 < other.y0 or other.y1 < one.y0, "two boxes overlap"
+    texts = [note.text for note in figure.layout.annotations if not note.showarrow]
+    assert all(any(f"Eq. {i}" in text for text in texts) for i in range(1, 7))
+    # Every box lies on a way from the frames to the pose.
+    for name in BOXES:
+        assert name == "frames" or any(end == name for _, end in ARROWS)
+        assert name == "pose" or any(start == name for start, _ in ARROWS)
+    with pytest.raises(ValueError, match="'neck'"):
+        pipeline_figure("neck")
