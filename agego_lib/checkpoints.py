@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -98,10 +99,13 @@ class Checkpoint:
                 raise ValueError(f"format {state['format']}, expected {FORMAT}")
             found = state["identity"]
         except Exception as error:
+            # torch's own text advises to run what the file holds.
+            foreign = isinstance(error, pickle.UnpicklingError)
+            reason = "it holds more than tensors and plain values" if foreign else error
             raise TrainingError(
-                f"{self.path}: not a whole checkpoint of this version ({error}); delete it to train from the start"
+                f"{self.path}: not a whole checkpoint of this version ({reason}); delete it to train from the start"
             ) from None
-        names = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
+        names = [name for name in {**identity, **found} if found.get(name) != identity.get(name)]
         if names:
             shown = [f"{n}: it has {found.get(n, 'none')}, this run {identity.get(n, 'none')}" for n in names[:3]]
             more = f"; and {len(names) - 3} more" * (len(names) > 3)
@@ -162,12 +166,12 @@ def identity_of(objective, dataset, optimiser, seed, label, fabric):
     for thing in (*objective.modules(), dataset):
         if type(thing).__module__.startswith("agego_lib."):
             files.add(Path(sys.modules[type(thing).__module__].__file__))
+    for name, tensor in objective.state_dict().items():
+        values[f"shape of {name}"] = tuple(tensor.shape)
     for name, module in objective.named_modules():
         for key, value in vars(module).items():
             if not key.startswith("_") and key != "training" and _plain(value):
                 values[f"objective's {name + '.' if name else ''}{key}"] = value
-    for name, tensor in objective.state_dict().items():
-        values[f"shape of {name}"] = tuple(tensor.shape)
     values["starting weights"] = _digest(map(_tensor_bytes, objective.state_dict().values()))
     values |= {f"code of agego_lib/{f.relative_to(Path(__file__).parent)}": _digest([f.read_bytes()]) for f in files}
     return {name: repr(value) for name, value in values.items()}

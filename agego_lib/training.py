@@ -1,7 +1,6 @@
 """The three training runs (Sec. 4.2): 2D heatmaps, motion, 3D pose; one loop on Lightning Fabric, three objectives."""
 
 import math
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -227,8 +226,8 @@ def _fit_here(fabric, threads, result, objective, dataset, optimiser, workers, s
 def noticing_sigterm(on):
     """Yields a list that is no longer empty once the process was asked to end (SLURM does, before it takes a node)."""
     asked = []
-    # Python allows handlers in the main thread alone; started processes end with the one that started them.
-    on = on and threading.current_thread() is threading.main_thread() and multiprocessing.parent_process() is None
+    # Python allows handlers in the main thread alone.
+    on = on and threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True)) if on else None
     try:
         yield asked
@@ -257,8 +256,8 @@ def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, check
     steps = optimiser.epochs * len(order)
     identity = identity_of(objective, dataset, optimiser, seed, label, fabric) if checkpoint else None
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    # One pass over the weights instead of several, twice as fast on a CPU; a GPU's mixed precision cannot clip with it.
-    fused = fabric.device.type == "cpu"
+    # One pass over the weights instead of several, twice as fast on a CPU; with a gradient scaler it cannot be clipped.
+    fused = fabric.device.type == "cpu" and getattr(fabric.strategy.precision, "scaler", None) is None
     adam = torch.optim.Adam(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda s: learning_rate_factor(s, steps, optimiser.warmup_steps, optimiser.lr_final / optimiser.lr)
@@ -269,7 +268,8 @@ def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, check
         bar(steps, label, "step", show=fabric.is_global_zero) as progress,
         synced_batch_norm(objective, ranks),
         watched.naming_dead_workers(),
-        noticing_sigterm(checkpoint is not None) as asked,
+        # Processes that Fabric started for a function end with the one that started them.
+        noticing_sigterm(checkpoint and not isinstance(fabric.strategy.launcher, _MultiProcessingLauncher)) as asked,
     ):
         state = RunState(fabric, objective, adam, schedule, steps, label, log, checkpoint, identity, progress)
         state.restore()

@@ -350,9 +350,10 @@ class Fragile(nn.Module):
         self.states.append({k: v.clone() for k, v in self.state_dict().items()})
         x = batch[0][:, None]
         self.norm(x)
-        # At w = 1 the square root's value is 0 and its gradient infinite.
-        spike = torch.sqrt((self.w - self.w.detach()).abs()) * (x.abs() > 1e3).any()
-        loss = (x * self.w).mean() + spike
+        loss = (x * self.w).mean()
+        if (x.abs() > 1e3).any():
+            # The square root of 0 is 0, with a gradient of infinity.
+            loss = loss + torch.sqrt((self.w - self.w.detach()).abs())
         return loss, {"loss": loss.detach()}
 
 
@@ -409,7 +410,7 @@ def test_too_many_bad_steps_end_the_run_and_name_the_batches(tmp_path, make_sequ
         assert max(fault["items"][0]["frames"]) >= 3
 
 
-@pytest.mark.parametrize(("scale", "bad"), [(2.0**140, False), (0.5, True)])
+@pytest.mark.parametrize(("scale", "bad"), [(2.0**24, False), (0.5, True)])
 def test_the_scalers_own_skips_are_no_faults(monkeypatch, tmp_path, scale, bad):
     """A scale too high makes gradients overflow until it has fallen; below 1 the gradient itself is not finite."""
     made = []
@@ -417,19 +418,19 @@ def test_the_scalers_own_skips_are_no_faults(monkeypatch, tmp_path, scale, bad):
     def make_fabric(engine, seed):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         made.append(scaler)
-        fabric = Fabric("cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
         fabric.launch()
         return fabric
 
     monkeypatch.setattr(training, "make_fabric", make_fabric)
-    values = [1e4 if bad else 0.5] * 2 + [0.5] * 58
+    values = [1e4 if bad else 8.0] * 2 + [8.0] * 58
     settings = OptimiserSettings(1, 2, 1e-2, 1e-2, 0, 0.0, 1.0)
     checkpoint = Checkpoint(tmp_path / "main.pt", 1e6, max_faults=2)
     objective = fit(Fragile(), optimiser=settings, checkpoint=checkpoint, **faulty(values))
     faults = torch.load(checkpoint.path, weights_only=True)["faults"]
-    # 2^140 is beyond float32; it takes a dozen halvings until scaled gradients are not.
+    # 8 times 2^24 is beyond float16, in which autocast gives the loss: some ten steps until it has fallen enough.
     assert bool(faults) is bad and len(faults) <= 2
-    assert made[0].get_scale() < scale and 0 < 1 - objective.w.item() < 0.31
+    assert made[0].get_scale() < scale / (1 if bad else 2**5) and 0 < 1 - objective.w.item() < 0.31
 
 
 # --- Loader workers -------------------------------------------------------------------------------------------------
