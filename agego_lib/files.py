@@ -42,7 +42,7 @@ def read_bytes(path, limit):
     if found.st_size > limit:
         raise ValueError(f"{found.st_size} bytes, expected at most {limit}")
     with path.open("rb") as file:
-        return file.read(limit)
+        return file.read(found.st_size)  # not the limit: Python takes that much memory first
 
 
 def read_text(path, limit=1 << 20, encoding="utf-8"):

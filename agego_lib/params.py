@@ -366,7 +366,7 @@ def load(path=None):
     """Read the project's params.yaml (found from the current folder upwards) or another file -> Settings."""
     path = Path(path) if path else find_root() / "params.yaml"
     try:
-        raw = yaml.load(read_text(path), Loader=_Loader)
+        raw = yaml.load(read_text(path, 1 << 16), Loader=_Loader)
     except RecursionError:
         raise SettingsError(f"{path}: not readable as YAML (nested too deeply)") from None
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -20,6 +20,7 @@ from agego_lib.files import read_bytes
 
 MAX_BYTES = 1 << 30
 MAX_OPCODES = 10_000_000  # a frame's annotation takes 50 to 200, and each may make an object
+_MAX_STACK = 1_000_000  # objects at a time that are not yet in a container; a pickler puts 1000 at a time into one
 _MAX_DEPTH = 64
 _SLACK = 1 << 20  # bytes that arrays and sets may take beyond the file's own size
 _MAX_SCALAR = 4096  # bytes of a NumPy text
@@ -230,8 +231,8 @@ def _check(data):
     stack, memo = [], {}  # of each object how deep it nests, in a list that all references to it share; None: a mark
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         name = opcode.name
-        if count >= MAX_OPCODES:
-            raise _Refused(f"more than {MAX_OPCODES} steps")
+        if count >= MAX_OPCODES or len(stack) > _MAX_STACK:
+            raise _Refused(f"more than {MAX_OPCODES} steps, or {_MAX_STACK} objects outside of any container")
         if name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             number = len(memo) if name == "MEMOIZE" else argument
             if number > count:

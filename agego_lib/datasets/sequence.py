@@ -184,8 +184,9 @@ def _frames_on_disk(folder):
                     number = frame_number(entry.name)
                 except FrameError:
                     continue  # not a frame: the layouts name every frame so
-                if entry.is_file():
-                    path = place / entry.name
+                path = place / entry.name
+                # A link may lead nowhere, or to itself, which a folder's entry does not take for an answer.
+                if path.is_file() if entry.is_symlink() else entry.is_file():
                     outside = entry.is_symlink() and not folder.holds(path)
                     frames[number] = path, None if outside else entry.stat().st_size
     except OSError as error:
