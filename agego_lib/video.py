@@ -86,9 +86,9 @@ class FrameFolder:
         numbers = [int(n[1]) for n in numbers if n]
         self._frames = list(enumerate(found))
         if len(set(numbers)) == len(found):
-            first, *_, end = [*sorted(numbers), max(numbers)]
+            first, end = min(numbers), max(numbers)
             ordered = sorted(zip(numbers, found, strict=True))
-            if end - first < 10 * len(found) + 1000:
+            if end - first < 10 * len(found):
                 self._frames = [(number - first, path) for number, path in ordered]
             else:
                 # Time stamps, for example.

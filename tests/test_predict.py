@@ -1,6 +1,7 @@
 """Prediction of videos, streams and live frames, against the evaluation's own loop and against the whole model."""
 
 import csv
+import re
 import signal
 from dataclasses import dataclass
 
@@ -180,9 +181,11 @@ def test_a_faster_video_thinned_out(trained, model, tmp_path):
 def test_a_video_cut_in_the_middle_of_a_frame(trained, model, tmp_path):
     path = write_file(tmp_path / "a.avi", 20)
     frames = decoded(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    data = path.read_bytes()
+    starts = [m.start() for m in re.finditer(b"\xff\xd8\xff", data)]
+    path.write_bytes(data[: (starts[12] + 2 * starts[13]) // 3])
     left = len(decoded(path))
-    assert 5 < left < 18 and not np.array_equal(decoded(path)[-1], frames[left - 1])
+    assert left == 13 and not np.array_equal(decoded(path)[-1], frames[12])
     result = predict.predict_video(path, tmp_path / "out", **trained)
     np.testing.assert_allclose(result.poses, reference(model, frames[: left - 1]), **CLOSE)
     assert f"ends early: {left} of 20 frames" in result.notes[0] and list(result.skipped) == [f"frame {left - 1}"]
@@ -350,14 +353,15 @@ def test_names_that_are_no_frame_numbers(tmp_path):
         np.testing.assert_array_equal(next(iter(frames))[2], cv2.imread(str(folder / first)))
     (folder / second).write_bytes((folder / second).read_bytes()[:99])
     assert len(list(frames)) == 1 and list(frames.skipped) == [second]
-    frames = write_folder(tmp_path / "apart", [0, 99])
-    assert [n for n, _, _ in open_frames(frames)] == [0, 99]
+    numbers = [*range(20), 99]
+    assert [n for n, _, _ in open_frames(write_folder(tmp_path / "apart", numbers))] == numbers
 
 
 @pytest.mark.parametrize("stored", ["whole", "central square"])
 def test_joints_are_drawn_where_the_camera_sees_them(stored):
     pixels = np.stack(np.meshgrid([45, 62, 80, 98, 115], [35, 64, 92]), axis=-1).reshape(15, 2)
     pose = CAMERA.unproject(pixels, np.full(15, 0.6))
+    pixels = np.round(CAMERA.project(pose)).astype(int)
     image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     left = 0
     if stored == "central square":
@@ -367,7 +371,8 @@ def test_joints_are_drawn_where_the_camera_sees_them(stored):
     assert drawn.shape == (SIZE[1], image.shape[1] + SIZE[1], 3)
     for joint, (u, v) in enumerate(pixels):
         colour = SIDE_COLOURS[side(joint)]
-        assert drawn[v, u - left].tolist() == [int(colour[i : i + 2], 16) for i in (5, 3, 1)]
+        # White outlines bleed a little into so small a dot; the other side's colour is more than 100 away.
+        np.testing.assert_allclose(drawn[v, u - left], [int(colour[i : i + 2], 16) for i in (5, 3, 1)], atol=30)
     # A joint that cannot be seen is left out, and nothing fails.
     overlay.draw(overlay.small(image), np.where(np.arange(15)[:, None] < 3, 0.0, pose), CAMERA, "")
 
