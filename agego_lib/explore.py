@@ -14,8 +14,8 @@ from .datasets import DatasetError, read_prepared
 from .features import FeatureError
 from .models.backbone import WeightsError
 from .plots import LABELS, PALETTE
-from .recording import find_models, record_run
-from .skeleton import BONES, NUM_JOINTS, SIDE_COLOURS, side
+from .recording import NEIGHBOURS, find_models, record_run
+from .skeleton import NUM_JOINTS, SIDE_COLOURS, side
 
 ALL, MEAN = "all joints", "mean of layers"
 # Each panel's axes and where it is, in shares of the figure: from left to right, from bottom to top.
@@ -29,9 +29,6 @@ PANELS = {
     "motion": ("6", (0.61, 0.945), (0.04, 0.25)),
 }
 HEIGHT = 1100
-NEIGHBOURS = np.zeros((NUM_JOINTS, NUM_JOINTS), bool)
-NEIGHBOURS[tuple(np.transpose(BONES))] = True
-NEIGHBOURS |= NEIGHBOURS.T
 
 
 class NothingToExplore(Exception):
@@ -50,11 +47,19 @@ def test_sequences(root, data_set):
 
 
 def trained_models(root):
-    """{run: weights file}, see `find_models`. Raises NothingToExplore, which says what to run, where there is none."""
+    """{run: weights file}, see `find_models`. Raises NothingToExplore, which says what to run, before any is ready."""
     found = find_models(root)
-    if not found:
+    if "finetune" not in found:
         raise NothingToExplore("No trained model to look through: run `make repro`, then this cell again.")
     return found
+
+
+def recorded(root, run, sequence, device="cpu"):
+    """`recording.record_run`. Raises NothingToExplore, which says what to run, where what it reads is missing."""
+    try:
+        return record_run(root, run, sequence, device)
+    except (DatasetError, FeatureError, WeightsError) as error:
+        raise NothingToExplore(f"{run} cannot be shown; run `make repro`, then this cell again. ({error})") from None
 
 
 def _axes(panel):
@@ -305,7 +310,7 @@ class Explorer(widgets.VBox):
     def __init__(self, root, device="cpu"):
         groups = {name: test_sequences(root, name) for name in ("sceneego", "egopw")}
         # The last few stay at hand.
-        self._record = lru_cache(8)(lambda run, data_set, i: record_run(root, run, groups[data_set][i], device))
+        self._record = lru_cache(8)(lambda run, data_set, i: recorded(root, run, groups[data_set][i], device))
         self._groups, self.view = groups, None
         self.data_set = widgets.Dropdown(description="data set", options=list(groups))
         self.sequence = widgets.Dropdown(description="sequence")
@@ -339,8 +344,8 @@ class Explorer(widgets.VBox):
         with self.status:
             try:
                 recording = self._record(self.model.value, *self.sequence.value)
-            except (DatasetError, FeatureError, WeightsError) as error:
-                print(f"{self.model.value} cannot be shown: {error}")
+            except NothingToExplore as error:
+                print(error)
                 return
         old, frame = self.view, self.frame.value
         self.view = View(recording, on_click=self.go_to)

@@ -11,7 +11,13 @@ from agego_lib.evaluation import PoseErrors, pose_errors, predict_split
 from agego_lib.features import open_features
 from agego_lib.models.build import load_model
 from agego_lib.params import WindowSettings
+from agego_lib.skeleton import BONES, NUM_JOINTS
 from agego_lib.variants import LOSSES
+
+# Which joints a bone connects.
+NEIGHBOURS = np.zeros((NUM_JOINTS, NUM_JOINTS), bool)
+NEIGHBOURS[tuple(np.transpose(BONES))] = True
+NEIGHBOURS |= NEIGHBOURS.T
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,37 @@ def record_run(root, run, sequence, device="cpu"):
     loss = LOSSES.get(run.split("-")[0])
     store = open_features(artifacts / "features", [sequence], artifacts / f"features_{loss}" if loss else None)
     return record(model.to(device), sequence, WindowSettings(**config["window"]), store, f"{run}, {sequence.name}")
+
+
+def attention_summary(recording):
+    """Where attention goes over a whole recording -> list of dicts: part, measure, value, evenly.
+
+    For each decoder layer the share on the query's own joint and on those that a bone connects with it; for each motion
+    block how many frames away it looks on average. "evenly" is what the same weight on all that may be seen would give.
+    """
+    rows = []
+    for layer, weights in enumerate([] if recording.cross is None else recording.cross.mean(0)):
+        shares = {"own joint": np.eye(NUM_JOINTS), "its neighbours": NEIGHBOURS}
+        for name, where in shares.items():
+            value, evenly = (float((w * where).sum(1).mean()) for w in (weights, np.full_like(weights, 1 / NUM_JOINTS)))
+            row = {
+                "part": f"decoder layer {layer + 1}",
+                "measure": f"share on {name}",
+                "value": value,
+                "evenly": evenly,
+            }
+            rows.append(row)
+    numbers = recording.sequence.frame_numbers
+    away = [np.abs(numbers[f][:, None] - numbers[f]) for f in recording.windows]
+    for block in range(len(recording.motion[0]) if recording.motion else 0):
+        weights = [w[block] for w in recording.motion]
+        # A pair that a local block may not look at has no weight at all.
+        seen = [(w > 0) / (w > 0).sum(1, keepdims=True) for w in weights]
+        value, evenly = (
+            float(np.concatenate([(d * w).sum(1) for d, w in zip(away, group, strict=True)]).mean())
+            for group in (weights, seen)
+        )
+        kind = "local" if block < recording.local_blocks else "global"
+        row = {"part": f"{kind} block {block + 1}", "measure": "frames away", "value": value, "evenly": evenly}
+        rows.append(row)
+    return rows
