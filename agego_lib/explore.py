@@ -22,11 +22,11 @@ ALL, MEAN = "all joints", "mean of layers"
 PANELS = {
     "frame": ("", (0.0, 0.29), (0.70, 1.0)),
     "heatmap": ("2", (0.31, 0.60), (0.70, 1.0)),
-    "pose": ("scene", (0.62, 1.0), (0.67, 1.0)),
+    "pose": ("scene", (0.62, 1.0), (0.64, 1.0)),
     "time": ("3", (0.06, 0.56), (0.43, 0.58)),
     "joints": ("4", (0.65, 1.0), (0.43, 0.58)),
-    "cross": ("5", (0.10, 0.44), (0.04, 0.25)),
-    "motion": ("6", (0.61, 0.945), (0.04, 0.25)),
+    "cross": ("5", (0.10, 0.44), (0.05, 0.27)),
+    "motion": ("6", (0.61, 0.945), (0.05, 0.27)),
 }
 HEIGHT = 1100
 
@@ -79,8 +79,8 @@ def _cross_title(weights, joint):
 
 
 def _motion_title(numbers, weights, number, local):
-    """How far, in frames, the blocks (blocks, K) look on average from the frame `number`."""
-    away = weights @ np.abs(numbers - number)
+    """How far, in frames, the blocks look on average from the frame `number`; weights as in `Recording.motion_at`."""
+    away = np.nansum(weights * np.abs(numbers - number), axis=-1).mean(0)
     parts = {"local": away[:local], "global": away[local:]}
     return ", ".join(f"{name} {v.mean():.1f}" for name, v in parts.items() if len(v)) + " frames away on average"
 
@@ -144,15 +144,15 @@ class View:
         )
         axes["joints"] = ({"tickangle": -45}, {"title": "error (mm)", "range": [0, float(r.errors.distance.max())]})
         blocks = len(r.motion[0]) if r.motion else 0
-        ticks = [f"{'local' if b < r.local_blocks else 'global'} {b + 1}" for b in range(blocks)]
+        self._blocks = [f"{'local' if b < r.local_blocks else 'global'} {b + 1}" for b in range(blocks)]
         axes["cross"] = (
             {"title": "memory's joint", "tickangle": -45, "visible": r.cross is not None},
             {"title": "query's joint", "autorange": "reversed", "visible": r.cross is not None, "dtick": 1},
         )
         axes["cross"][0]["dtick"] = 1
         axes["motion"] = (
-            {"title": "frame number of the window", "visible": bool(blocks)},
-            {"title": "block", "range": [blocks - 0.5, -0.5], "tickvals": list(range(blocks)), "ticktext": ticks,
+            {"title": "frame number (a strip for each window)", "visible": bool(blocks)},
+            {"title": "block", "range": [blocks - 0.5, -0.5], "tickvals": list(range(blocks)), "ticktext": self._blocks,
              "visible": bool(blocks)},
         )  # fmt: skip
         for name, (x, y) in axes.items():
@@ -164,7 +164,7 @@ class View:
             self._titles[name] = len(figure.layout.annotations)
             lift = 26 if name in ("time", "joints") else 4
             where = {"xref": "paper", "yref": "paper", "x": sum(across) / 2, "y": up[1], "showarrow": False}
-            figure.add_annotation(text=" ", yanchor="bottom", yshift=lift, align="center", **where)
+            figure.add_annotation(text=" ", xanchor="center", yanchor="bottom", yshift=lift, align="center", **where)
         missing = {"heatmap": (r.heatmaps, "spatial stream"), "cross": (r.cross, "cross-attention"),
                    "motion": (r.motion, "motion stream")}  # fmt: skip
         for name, (part, what) in missing.items():
@@ -233,7 +233,7 @@ class View:
             return []
         limit = max(float(w.max()) for w in self.recording.motion)
         return [
-            self._attention("motion", limit, "block %{y}, frame %{x}"),
+            self._attention("motion", limit, "%{text}, frame %{x}"),
             go.Scatter(mode="lines", line={"color": "white", "width": 2, "dash": "dot"}, hoverinfo="skip",
                        showlegend=False, **_axes("motion")),
         ]  # fmt: skip
@@ -274,7 +274,15 @@ class View:
         if r.motion is not None:
             frames, weights = r.motion_at(frame)
             numbers = r.sequence.frame_numbers[frames]
-            changes["motion"] = [{"x": numbers, "z": weights}, {"x": [number] * 2, "y": [-0.5, len(weights) - 0.5]}]
+            windows, blocks, _ = weights.shape
+            # A strip a window within each block's band.
+            strips = (np.arange(blocks)[:, None] + (np.arange(windows) + 0.5) / windows - 0.5).ravel()
+            z = weights.swapaxes(0, 1).reshape(blocks * windows, -1)
+            text = [[f"{kind}, window {w + 1}"] * len(numbers) for kind in self._blocks for w in range(windows)]
+            changes["motion"] = [
+                {"x": numbers, "y": strips, "z": z, "text": text},
+                {"x": [number] * 2, "y": [-0.5, blocks - 0.5]},
+            ]
             titles["motion"] += "<br>" + _motion_title(numbers, weights, number, r.local_blocks)
         return changes, titles
 

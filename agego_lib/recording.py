@@ -44,23 +44,19 @@ class Recording:
     def __len__(self):
         return len(self.poses)
 
-    def windows_of(self, frame):
-        """(window, place in it) of every window that `frame` is in."""
-        return [(w, int(i)) for w, frames in enumerate(self.windows) for i in np.flatnonzero(frames == frame)]
-
     def motion_at(self, frame):
-        """Where the motion blocks look from `frame` -> (frames (K,), weights (blocks, K)), rows sum to 1.
+        """Where the motion blocks look from `frame` -> (frames (K,), weights (W, blocks, K)) of the W windows it is in.
 
-        frames: all those of its windows, ascending, as indices in the sequence. The mean over its windows; a window
-        counts 0 for frames that are not in it. Raises ValueError where the model has no motion stream.
+        frames: all those of these windows, ascending, as indices in the sequence; NaN where a window does not hold one.
+        Raises ValueError where the model has no motion stream.
         """
         if self.motion is None:
             raise ValueError("this model has no motion stream")
-        places = self.windows_of(frame)
+        places = [(w, int(i)) for w, frames in enumerate(self.windows) for i in np.flatnonzero(frames == frame)]
         frames = np.unique(np.concatenate([self.windows[w] for w, _ in places]))
-        weights = np.zeros((len(self.motion[0]), len(frames)), np.float32)
-        for w, i in places:
-            weights[:, np.searchsorted(frames, self.windows[w])] += self.motion[w][:, i] / len(places)
+        weights = np.full((len(places), len(self.motion[0]), len(frames)), np.nan, np.float32)
+        for row, (w, i) in zip(weights, places, strict=True):
+            row[:, np.searchsorted(frames, self.windows[w])] = self.motion[w][:, i]
         return frames, weights
 
 

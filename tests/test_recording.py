@@ -132,10 +132,10 @@ def test_attention_is_that_of_the_windows_a_frame_is_in(tiny_model, sequence, on
         within = [w for w, frames in enumerate(recording.windows) if frame in frames]
         found, weights = recording.motion_at(frame)
         assert set(found) == {f for w in within for f in recording.windows[w]}
-        for column, seen in enumerate(found):
-            pairs = [(w, list(recording.windows[w])) for w in within]
-            mean = sum(alone[w][0][:, f.index(frame), f.index(seen)] for w, f in pairs if seen in f) / len(within)
-            np.testing.assert_allclose(weights[:, column], mean, atol=2e-5)
+        for w, noted in zip(within, weights, strict=True):
+            held = list(recording.windows[w])
+            np.testing.assert_allclose(noted[:, np.isin(found, held)], alone[w][0][:, held.index(frame)], atol=2e-5)
+            assert np.isnan(noted[:, ~np.isin(found, held)]).all()
 
 
 def test_each_frame_has_its_own_heatmaps(tiny_model, sequence, one_thread):
