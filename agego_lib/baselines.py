@@ -54,9 +54,19 @@ class FrameFeatures(Dataset):
             "joints_3d": sequence.joints_3d[indices],
         }
 
-    def __getitem__(self, item):
+    def _place(self, item):
+        """(sequence index, frame index) of an item."""
         number = bisect_right(self._ends, item)
-        frame = item - self._ends[number] + len(self.sequences[number])
+        return number, item - self._ends[number] + len(self.sequences[number])
+
+    def describe(self, item):
+        """Which sequence and frame an item is, for messages."""
+        number, frame = self._place(item)
+        sequence = self.sequences[number]
+        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
+
+    def __getitem__(self, item):
+        number, frame = self._place(item)
         return {name: torch.from_numpy(value[0]) for name, value in self.frames(number, [frame]).items()}
 
 

@@ -7,9 +7,12 @@ Pixels are (u, v) in the full image; whole numbers are pixel centres.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as short
 
 import cv2
 import numpy as np
+
+from agego_lib.files import read_json
 
 
 class CalibrationError(ValueError):
@@ -21,11 +24,11 @@ def _vector(raw, key, path, length=None):
         value = np.asarray(raw[key], dtype=np.float64)
     except KeyError:
         raise CalibrationError(f"{path}: no field '{key}'; expected an OCamCalib calibration JSON with it") from None
-    except (TypeError, ValueError):
-        raise CalibrationError(f"{path}: field '{key}' holds {raw[key]!r}; expected a list of numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        raise CalibrationError(f"{path}: field '{key}' holds {short(raw[key])}; expected a list of numbers") from None
     if value.ndim != 1 or not value.size or not np.isfinite(value).all() or (length and len(value) != length):
         wanted = f"{length} finite numbers" if length else "a list of finite numbers"
-        raise CalibrationError(f"{path}: field '{key}' holds {raw[key]!r}; expected {wanted}")
+        raise CalibrationError(f"{path}: field '{key}' holds {short(raw[key])}; expected {wanted}")
     return value
 
 
@@ -48,7 +51,7 @@ class FisheyeCamera:
         """Read a calibration JSON. Raises CalibrationError naming the file and the field at fault."""
         path = Path(path)
         try:
-            raw = json.loads(path.read_text())
+            raw = read_json(path)
         except FileNotFoundError:
             raise CalibrationError(f"{path}: no such calibration file; expected an OCamCalib JSON") from None
         except (ValueError, OSError) as error:
@@ -56,19 +59,21 @@ class FisheyeCamera:
         if not isinstance(raw, dict):
             raise CalibrationError(f"{path}: holds a {type(raw).__name__}; expected a JSON object")
         size = _vector(raw, "size", path, 2)
-        if (size <= 0).any():
-            raise CalibrationError(f"{path}: field 'size' holds {raw['size']!r}; expected width and height above 0")
+        if not ((size > 0) & (size < 1 << 16)).all():
+            raise CalibrationError(
+                f"{path}: field 'size' holds {short(raw['size'])}; expected width and height above 0 and below 65536"
+            )
         try:
             centre = float(raw["intrinsic"][0][2]), float(raw["intrinsic"][1][2])
-        except (KeyError, IndexError, TypeError, ValueError):
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError):
             raise CalibrationError(
                 f"{path}: field 'intrinsic' gives no principal point; expected a matrix with [0][2] and [1][2] in px"
             ) from None
         if not np.isfinite(centre).all():
             raise CalibrationError(f"{path}: principal point {centre} in 'intrinsic'; expected finite numbers")
         radius = raw.get("imageCircleRadius")
-        if radius is not None and not (isinstance(radius, int | float) and np.isfinite(radius) and radius > 0):
-            raise CalibrationError(f"{path}: field 'imageCircleRadius' holds {radius!r}; expected px above 0")
+        if radius is not None and not (type(radius) in (int, float) and 0 < radius < 1 << 16):
+            raise CalibrationError(f"{path}: field 'imageCircleRadius' holds {short(radius)}; expected px above 0")
         return cls(
             size=(int(size[0]), int(size[1])),
             centre=centre,
@@ -160,6 +165,15 @@ class InputView:
         side = min(width, height)
         return (width - side) // 2, (height - side) // 2, side, side
 
+    def check_size(self, width, height):
+        """Raise ValueError unless `apply` takes an image of this size, px."""
+        side = min(self.full_size)
+        if (width, height) not in (tuple(self.full_size), (side, side)):
+            raise ValueError(
+                f"image of {width}x{height} px; expected the calibration's {self.full_size[0]}x{self.full_size[1]} "
+                f"or its central square {side}x{side}"
+            )
+
     def apply(self, image):
         """Full image (H, W, 3), or one already cropped to the central square, -> (size, size, 3), same dtype.
 
@@ -168,17 +182,13 @@ class InputView:
         width, height = self.full_size
         side = min(width, height)
         found = image.shape[1], image.shape[0]
-        if found == (side, side) and found != self.full_size:
+        self.check_size(*found)
+        if found != tuple(self.full_size):
             # Some SceneEgo frames are stored cropped; black where the full frame would go on.
             left, top = (width - side) // 2, (height - side) // 2
             full = np.zeros((height, width, *image.shape[2:]), image.dtype)
             full[top : top + side, left : left + side] = image
             image = full
-        elif found != tuple(self.full_size):
-            raise ValueError(
-                f"image of {found[0]}x{found[1]} px; expected the calibration's {width}x{height} "
-                f"or its central square {side}x{side}"
-            )
         x, y, w, h = self._box
         return cv2.resize(image[y : y + h, x : x + w], (self.size, self.size), interpolation=cv2.INTER_AREA)
 

@@ -1,6 +1,5 @@
 """The protocol of Sec. 4.2 and 4.3: predictions for a split, their errors in millimetres, and the mean pose's."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import numpy as np
 
 from agego_lib import metrics
 from agego_lib.datasets.windows import segments
+from agego_lib.files import replacing, write_json
 from agego_lib.inference import predict_sequence
+from agego_lib.manifest import write_manifest
 from agego_lib.progress import bar
 from agego_lib.skeleton import BONES, JOINT_NAMES, LOWER_BODY, UPPER_BODY
 
@@ -159,26 +160,35 @@ def predict_split(model, sequences, window, store=None, label="predicting"):
 
 
 def save_poses(path, poses):
-    """Keep the poses (N_i, 15, 3) m of a split's sequences in one .npz file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, poses=np.concatenate(poses), lengths=[len(p) for p in poses])
+    """Keep the poses (N_i, 15, 3) m of a split's sequences in one .npz file, written whole or not at all."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, poses=np.concatenate(poses), lengths=[len(p) for p in poses])
 
 
 def load_poses(path, sequences):
-    """What `save_poses` kept, one array a sequence. Raises ValueError where it is not of these sequences."""
-    with np.load(path) as file:
-        poses, lengths = file["poses"], file["lengths"].tolist()
+    """What `save_poses` kept, one array a sequence. Raises ValueError where it is damaged or not of these sequences."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            poses, lengths = file["poses"], file["lengths"].tolist()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged zip makes NumPy raise nearly anything
+        raise ValueError(f"{path}: not readable as poses ({error}); run `dvc repro`") from None
     expected = [len(s) for s in sequences]
-    if lengths != expected:
+    if lengths != expected or poses.shape != (sum(expected), len(JOINT_NAMES), 3):
         raise ValueError(f"{path}: poses of sequences of {lengths} frames, expected {expected}; run `dvc repro`")
     return np.split(poses, np.cumsum(lengths)[:-1])
 
 
-def write_metrics(path, values):
-    """Write a dict of numbers as JSON that DVC compares; keys say their unit. Raises ValueError for NaN."""
+def write_metrics(path, values, settings=None):
+    """Write a dict of numbers as JSON that DVC compares; keys say their unit. Raises ValueError for NaN.
+
+    Beside it, `<name>.run.json` says what made them (see manifest.py). settings: those of this run, where they are
+    not the project's params.yaml. Both files are written whole or not at all.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    write_json(path, values)
+    write_manifest(path.with_suffix(".run.json"), settings)
 
 
 @dataclass(frozen=True)

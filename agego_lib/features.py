@@ -4,14 +4,17 @@ Both networks are frozen in pose training, so their outputs are the same in ever
 """
 
 import copy
-import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from agego_lib.datasets.prepared import check_dataset
+from agego_lib.files import read_json, replacing, write_json
 from agego_lib.images import to_tensor
 from agego_lib.progress import bar
+
+MANIFEST = "features.json"
 
 
 class FeatureError(ValueError):
@@ -34,13 +37,17 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
     """Compute and store the frozen features of prepared sequences, unless they would take more than `limit_gb`.
 
     model: AGEgoPose, of which only the frozen networks run. Writes one HDF5 file a sequence (float16) and
-    `features.json`, which says whether features are stored and how large they are; returns its content.
+    `features.json`, which says whether features are stored and how large they are; returns its content. The size is
+    estimated and printed before anything is written.
     """
     folder = Path(folder)
+    estimate, frames = estimate_gb(model, sequences), sum(len(s) for s in sequences)
+    print(f"frozen features of {frames} frames in float16: {estimate:.3g} GB, of {limit_gb:g} GB that they may take")
     folder.mkdir(parents=True, exist_ok=True)
-    estimate = estimate_gb(model, sequences)
+    # The folder is not whole until the new one is there.
+    (folder / MANIFEST).unlink(missing_ok=True)
     manifest = {
-        "frames": sum(len(s) for s in sequences),
+        "frames": frames,
         "estimated_gb": round(estimate, 4),
         "limit_gb": limit_gb,
         "stored": estimate <= limit_gb,
@@ -49,10 +56,7 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
         device = next(model.parameters()).device
         with bar(manifest["frames"], "frozen features", "frame") as progress:
             for sequence in sequences:
-                path = feature_file(folder, sequence)
-                path.parent.mkdir(exist_ok=True)
-                partial = path.with_suffix(".partial")
-                with h5py.File(partial, "w") as file:
+                with replacing(feature_file(folder, sequence)) as partial, h5py.File(partial, "w") as file:
                     for start in range(0, len(sequence), batch_size):
                         indices = np.arange(start, min(start + batch_size, len(sequence)))
                         frozen = model.frozen_features(to_tensor(sequence.images(indices)).to(device))
@@ -61,8 +65,7 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
                                 file.create_dataset(name, (len(sequence), *value.shape[1:]), np.float16)
                             file[name][indices[0] : indices[-1] + 1] = value.half().cpu().numpy()
                         progress.update(len(indices))
-                partial.replace(path)
-    (folder / "features.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -79,9 +82,11 @@ class FeatureStore:
     def _find(path, frames):
         try:
             with h5py.File(path, "r") as file:
+                for name in file:
+                    check_dataset(file, name, np.float16, (None,) * 4)  # (frames, C, h, w)
                 # Contiguous data sets can be mapped by offset, which needs no HDF5 handle in each worker.
                 places = {name: (path, data.shape, data.id.get_offset()) for name, data in file.items()}
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise FeatureError(f"{path}: no readable features ({error}); run `dvc repro features`") from None
         for name, (_, shape, _) in places.items():
             if shape[0] != frames:
@@ -108,10 +113,10 @@ def open_features(folder, sequences, heatmaps=None):
 
     heatmaps: folder of a second store, whose heatmaps stand in place of the first one's (Table 6).
     """
-    path = Path(folder) / "features.json"
+    path = Path(folder) / MANIFEST
     try:
-        stored = json.loads(path.read_text())["stored"]
-    except (OSError, ValueError, KeyError) as error:
+        stored = read_json(path)["stored"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FeatureError(f"{path}: not readable ({error}); run `dvc repro features`") from None
     store = FeatureStore(folder, sequences) if stored else None
     if heatmaps is None:

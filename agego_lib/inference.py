@@ -1,4 +1,6 @@
-"""Poses of a whole sequence from overlapping windows: every frame is encoded once and gets exactly one pose."""
+"""Poses of a whole sequence, of a stream, or live, from overlapping windows: every frame is encoded once."""
+
+from collections import deque
 
 import numpy as np
 import torch
@@ -12,13 +14,16 @@ def read_frames(frames, indices):
     return frames.images(indices) if hasattr(frames, "images") else np.asarray(frames[indices])
 
 
-def _encode(model, frames, indices, features):
-    """Joint tokens (n, J, 128) and static features (n, 384) of some frames; None for a stream that the model lacks."""
+def _encode(model, images=None, stored=None):
+    """Joint tokens (n, J, 128) and static features (n, 384) of n frames; None for a stream that the model lacks.
+
+    images: uint8 RGB (n, H, W, 3); or stored: their frozen features, a dict of arrays (n, ...).
+    """
     device = next(model.parameters()).device
-    if features is None:
-        frozen = model.frozen_features(to_tensor(read_frames(frames, indices)).to(device))
+    if stored is None:
+        frozen = model.frozen_features(to_tensor(images).to(device))
     else:
-        frozen = {name: torch.as_tensor(value, device=device) for name, value in features(indices).items()}
+        frozen = {name: torch.as_tensor(value, device=device) for name, value in stored.items()}
     tokens = model.embedding(frozen["heatmaps"][None].float())[0] if model.use_spatial else None
     static = model.frame_encoder.head(frozen["trunk"][None].float())[0] if model.use_motion else None
     return tokens, static
@@ -26,6 +31,69 @@ def _encode(model, frames, indices, features):
 
 def _cat(parts):
     return None if parts[0] is None else torch.cat(parts)
+
+
+def _padded(window, length):
+    """A window of at most `length` frames, each tensor (1, n, ...) or None -> padded with zeros, and its mask."""
+    frames = next(w.shape[1] for w in window if w is not None)
+    if frames == length:
+        return window, None
+    device = next(w.device for w in window if w is not None)
+    window = [None if w is None else torch.cat([w, w.new_zeros(1, length - frames, *w.shape[2:])], 1) for w in window]
+    return window, torch.arange(length, device=device)[None] < frames
+
+
+class _Windows:
+    """Windows over the encoded frames of one run that come one after the other, its length unknown until the end."""
+
+    def __init__(self, model, length, stride):
+        window_starts(0, length, stride)  # raises for a stride that leaves frames out
+        self.model, self.length, self.stride = model, length, stride
+        self.tokens, self.static = [], []
+        # What is held are the frames held .. count - 1; `start` is where the next window begins.
+        self.held = self.count = self.start = 0
+        self.sums = np.zeros((length, 15, 3), dtype=np.float32)
+        self.weights = np.zeros((length, 1, 1), dtype=np.float32)
+
+    @property
+    def wanted(self):
+        """Frames until the next window is complete."""
+        return self.start + self.length - self.count
+
+    def push(self, tokens, static):
+        """Take at most `wanted` encoded frames -> poses (m, 15, 3) of those frames that no later window holds."""
+        self.tokens.append(tokens)
+        self.static.append(static)
+        self.count += len(static if tokens is None else tokens)
+        return self._run(self.start) if not self.wanted else self.sums[:0].copy()
+
+    def finish(self):
+        """Poses of all frames that are left: the last window ends with the run."""
+        last = max(0, self.count - self.length)
+        # Nothing is left to compute where the last window that was run ended here.
+        ran = self.start - self.stride
+        left = self._run(last) if self.count and (ran < 0 or ran + self.length < self.count) else self.sums[:0]
+        rest = self.count - self.held
+        return np.concatenate([left, self.sums[:rest] / np.maximum(self.weights[:rest], 1)])
+
+    def _run(self, start):
+        stop = min(start + self.length, self.count)
+        self.tokens, self.static = ([_cat(store)] for store in (self.tokens, self.static))
+        # Frames before this window are in no later one.
+        done = start - self.held
+        self.tokens, self.static = ([None if s[0] is None else s[0][done:]] for s in (self.tokens, self.static))
+        ready = self.sums[:done] / np.maximum(self.weights[:done], 1)
+        for held in (self.sums, self.weights):
+            held[: self.length - done] = held[done:].copy()
+            held[self.length - done :] = 0
+        self.held, self.start = start, start + self.stride
+        window = [None if s[0] is None else s[0][None, : stop - start] for s in (self.tokens, self.static)]
+        (tokens, static), mask = _padded(window, self.length)
+        motion = self.model.motion_encoder(static, mask) if self.model.use_motion else None
+        pose = self.model.decoder(tokens, motion)[0, : stop - start].float().cpu().numpy()
+        self.sums[: stop - start] += pose
+        self.weights[: stop - start] += 1
+        return ready
 
 
 @torch.inference_mode()
@@ -42,31 +110,97 @@ def predict_sequence(model, frames, *, length=64, stride=32, chunk=32, features=
     Raises ValueError where stride exceeds length, as frames between windows would get no pose.
     """
     model.eval()
-    count = len(frames)
-    poses = np.zeros((count, 15, 3), dtype=np.float32)
-    weight = np.zeros((count, 1, 1), dtype=np.float32)
-    tokens, static, held, encoded = [], [], 0, 0  # what is held are the frames held .. encoded - 1
-    for start in window_starts(count, length, stride):
-        stop = min(start + length, count)
-        while encoded < stop:
-            indices = np.arange(encoded, min(encoded + chunk, stop))
-            for part, store in zip(_encode(model, frames, indices, features), (tokens, static), strict=True):
-                store.append(part)
-            encoded = int(indices[-1]) + 1
-            if progress:
-                progress(len(indices))
-        tokens, static = ([_cat(store)] for store in (tokens, static))
-        # Frames before this window are in no later one.
-        tokens, static = ([None if s[0] is None else s[0][start - held :]] for s in (tokens, static))
-        held = start
-        window = [None if s[0] is None else s[0][None, : stop - start] for s in (tokens, static)]
-        mask = None
-        if stop - start < length:
-            pad = length - (stop - start)
-            window = [None if w is None else torch.cat([w, w.new_zeros(1, pad, *w.shape[2:])], dim=1) for w in window]
-            mask = torch.arange(length, device=next(model.parameters()).device)[None] < stop - start
-        motion = model.motion_encoder(window[1], mask) if model.use_motion else None
-        pose = model.decoder(window[0], motion)[0, : stop - start].float().cpu().numpy()
-        poses[start:stop] += pose
-        weight[start:stop] += 1
-    return poses / np.maximum(weight, 1)
+    count, windows = len(frames), _Windows(model, length, stride)
+    poses, known = np.empty((count, 15, 3), dtype=np.float32), 0
+    while windows.count < count:
+        indices = np.arange(windows.count, min(windows.count + min(chunk, windows.wanted), count))
+        if features is None:
+            encoded = _encode(model, read_frames(frames, indices))
+        else:
+            encoded = _encode(model, stored=features(indices))
+        ready = windows.push(*encoded)
+        poses[known : known + len(ready)] = ready
+        known += len(ready)
+        if progress:
+            progress(len(indices))
+    poses[known:] = windows.finish()
+    return poses
+
+
+class PoseStream:
+    """Poses of frames that come one after the other, the number of them unknown, such as a video's.
+
+    The poses are those that `predict_sequence` gives for each of the `step` interleaved runs of the frames, as
+    `evaluation.predict_split` makes them. What is held does not grow: about step * length encoded frames.
+    length, stride, step: see WindowSettings. chunk: frames that are encoded together.
+    Raises ValueError where stride exceeds length.
+    """
+
+    def __init__(self, model, length=64, stride=32, step=1, chunk=32):
+        self.model, self.chunk = model.eval(), chunk
+        self._waiting = []
+        self._runs = [_Windows(model, length, stride) for _ in range(step)]
+        self._ready = [deque() for _ in range(step)]
+        self._encoded = self._given = 0
+
+    def push(self, frame):
+        """The next frame, uint8 RGB (S, S, 3) -> poses (m, 15, 3), m >= 0, of the next frames that they are final for.
+
+        Poses come in the order of the frames, up to step * (length + stride) frames after theirs.
+        """
+        self._waiting.append(frame)
+        if len(self._waiting) == self.chunk:
+            self._encode_waiting()
+        return self._take()
+
+    def finish(self):
+        """The frames have ended -> poses (m, 15, 3) of all those that are left."""
+        if self._waiting:
+            self._encode_waiting()
+        with torch.inference_mode():
+            for run, ready in zip(self._runs, self._ready, strict=True):
+                ready.extend(run.finish())
+        return self._take()
+
+    @torch.inference_mode()
+    def _encode_waiting(self):
+        tokens, static = _encode(self.model, np.stack(self._waiting))
+        for i in range(len(self._waiting)):
+            number = self._encoded % len(self._runs)
+            parts = (None if part is None else part[i : i + 1] for part in (tokens, static))
+            self._ready[number].extend(self._runs[number].push(*parts))
+            self._encoded += 1
+        self._waiting = []
+
+    def _take(self):
+        poses = []
+        while ready := self._ready[self._given % len(self._ready)]:
+            poses.append(ready.popleft())
+            self._given += 1
+        return np.array(poses, dtype=np.float32).reshape(-1, 15, 3)
+
+
+class LivePredictor:
+    """Causal prediction for live use: the pose of each frame as it comes, from it and the frames before.
+
+    The window is the last `length` of the frames i, i - step, i - 2 step, ...; until there are so many, it is padded
+    and masked as a short sequence is. Each frame is encoded once, and only its own pose is decoded.
+    """
+
+    def __init__(self, model, length=64, step=1):
+        self.model, self.length, self.step = model.eval(), length, step
+        self._static = deque(maxlen=(length - 1) * step + 1)
+
+    @torch.inference_mode()
+    def push(self, frame):
+        """The next frame, uint8 RGB (S, S, 3), at the model's input size -> its pose (15, 3) float32, metres."""
+        tokens, static = _encode(self.model, frame[None])
+        motion = None
+        if self.model.use_motion:
+            self._static.append(static)
+            window = torch.cat(list(self._static)[:: -self.step][::-1])[None]
+            here = window.shape[1] - 1
+            (window,), mask = _padded([window], self.length)
+            motion = self.model.motion_encoder(window, mask)[:, here : here + 1]
+        tokens = None if tokens is None else tokens[None]
+        return self.model.decoder(tokens, motion)[0, 0].float().cpu().numpy()

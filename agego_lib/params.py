@@ -5,6 +5,7 @@ setting answers.
 """
 
 import dataclasses
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+
+from agego_lib.files import read_text
+
+MAX_NUMBER = 10**18  # beyond any setting, infinity included
 
 
 class SettingsError(ValueError):
@@ -203,6 +208,18 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class ResumeSettings:
+    """What keeps a run safe and changes no result, so that no stage depends on it.
+
+    every_minutes: longest time between two checkpoints (one is written after each epoch too). max_faults: steps that a
+    run may skip because their loss or gradient is not finite.
+    """
+
+    every_minutes: float = setting(low=0)
+    max_faults: int = setting(low=0)
+
+
+@dataclass(frozen=True)
 class Settings:
     seed: int = setting(low=0)
     dataset: DatasetSettings
@@ -220,10 +237,16 @@ class Settings:
     evaluate: EvaluateSettings
     ablation: AblationSettings
     engine: EngineSettings
+    resume: ResumeSettings
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 200
+_short.maxlong = 40
 
 
 def _refuse(where, value, expected):
-    raise SettingsError(f"{where} is {value!r}; expected {expected}")
+    raise SettingsError(f"{where} is {_short.repr(value)}; expected {expected}")
 
 
 def _scalar(kind, value, where, limits):
@@ -241,7 +264,7 @@ def _scalar(kind, value, where, limits):
     bounds += [f"at most {limits['high']}"] * (limits.get("high") is not None)
     expected = " ".join([wanted, " and ".join(bounds)]).strip()
     allowed = int if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or value != value:
+    if isinstance(value, bool) or not isinstance(value, allowed) or not -MAX_NUMBER < value < MAX_NUMBER:
         _refuse(where, value, expected)
     low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
     if (
@@ -283,7 +306,7 @@ def _section(kind, raw, where):
         _refuse(where, raw, "a section of settings")
     prefix = where + ("" if where.endswith(": ") else ".")
     hints = typing.get_type_hints(kind)
-    unknown = [str(key) for key in raw if key not in hints]
+    unknown = [f"{key:.100}" if isinstance(key, str) else _short.repr(key) for key in raw if key not in hints]
     if unknown:
         raise SettingsError(f"{prefix}{unknown[0]} is not a setting; known here: {', '.join(hints)}")
     missing = [key for key in hints if key not in raw]
@@ -330,11 +353,22 @@ def from_dict(raw, source="params.yaml"):
     return settings
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no references, with which a few lines can stand for gigabytes: DVC writes none."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "a reference (*name)", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 def load(path=None):
     """Read the project's params.yaml (found from the current folder upwards) or another file -> Settings."""
     path = Path(path) if path else find_root() / "params.yaml"
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = yaml.load(read_text(path), Loader=_Loader)
+    except RecursionError:
+        raise SettingsError(f"{path}: not readable as YAML (nested too deeply)") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: not readable as YAML ({error})") from None
     return from_dict(raw, path.name)

@@ -268,20 +268,27 @@ def curves_figure(series, x_title, y_title, log_y=False, title=""):
     return _layout(figure, title, showlegend=True, hovermode="x unified")
 
 
-def joint_error_figure(errors, title=""):
-    """Joint-wise errors as grouped bars (Fig. 4). errors: name -> (15,) mm. Raises ValueError for other shapes."""
+def bars_figure(labels, series, x_title, y_title, title=""):
+    """Bars at labelled places, side by side for each of series: name -> one value a label."""
     figure = go.Figure()
-    for i, (name, values) in enumerate(errors.items()):
-        values = np.asarray(values, dtype=np.float64)
+    for i, (name, values) in enumerate(series.items()):
+        style = {"marker_color": PALETTE[i % len(PALETTE)], "hovertemplate": "%{x}: %{y:.1f}"}
+        figure.add_trace(go.Bar(x=list(labels), y=np.asarray(values), name=name, **style))
+    figure.update_xaxes(title_text=x_title, tickangle=-40)
+    figure.update_yaxes(title_text=y_title)
+    return _layout(figure, title, barmode="group", showlegend=len(series) > 1)
+
+
+def joint_error_figure(errors, title="", y_title="mean error (mm)"):
+    """Joint-wise errors, or another number a joint, as grouped bars (Fig. 4).
+
+    errors: name -> (15,) in the unit of y_title. Raises ValueError for other shapes.
+    """
+    errors = {name: np.asarray(values, dtype=np.float64) for name, values in errors.items()}
+    for name, values in errors.items():
         if values.shape != (NUM_JOINTS,):
             raise ValueError(f"errors {name!r} of shape {values.shape}; expected ({NUM_JOINTS},)")
-        hover = "%{x}: %{y:.1f} mm"
-        figure.add_trace(
-            go.Bar(x=LABELS, y=values, name=name, marker_color=PALETTE[i % len(PALETTE)], hovertemplate=hover)
-        )
-    figure.update_xaxes(title_text="joint", tickangle=-40)
-    figure.update_yaxes(title_text="mean error (mm)")
-    return _layout(figure, title, barmode="group", showlegend=True)
+    return bars_figure(LABELS, errors, "joint", y_title, title)
 
 
 def comparison_figure(rows, x_title="error (mm)", title=""):

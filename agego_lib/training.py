@@ -1,25 +1,31 @@
 """The three training runs (Sec. 4.2): 2D heatmaps, motion, 3D pose; one loop on Lightning Fabric, three objectives."""
 
 import math
+import multiprocessing
 import os
-from collections import defaultdict
+import signal
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from agego_lib import metrics
+from agego_lib.checkpoints import TrainingError, identity_of, model_state
+from agego_lib.distributed import synced_batch_norm
 from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.images import normalise, to_tensor
+from agego_lib.loading import BatchOrder, Watched, describe
 from agego_lib.losses import PoseLoss, heatmap_loss
 from agego_lib.progress import bar
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why and what to change."""
+from agego_lib.steps import RunState, take_step
 
 
 class HeatmapObjective(nn.Module):
@@ -76,6 +82,10 @@ class ActionObjective(nn.Module):
         accuracy = (logits.argmax(-1) == action)[labelled].sum() / count
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 
+    def terms(self, batch):
+        """How many frames the loss is a mean over."""
+        return (batch["mask"] & (batch["action"] >= 0)).sum()
+
 
 class MotionSource:
     """Global features of the untrained-here ResNet, (C,) a frame, computed once for the motion stage.
@@ -127,10 +137,21 @@ class PoseObjective(nn.Module):
         error = metrics.mpjpe(prediction.detach().float()[mask], target[mask])
         return total, {"loss": total.detach(), **values, "mpjpe_mm": error * 1000}
 
+    def terms(self, batch):
+        """How many frames the loss is a mean over."""
+        return batch["mask"].sum()
+
 
 def make_fabric(engine, seed):
-    """A started Fabric of the settings' devices and precision; seeds and CPU threads are set here, in one place."""
-    torch.set_num_threads(engine.threads or os.cpu_count())
+    """A Fabric of the settings' devices and precision, started unless it is one that starts processes for a function.
+
+    CPU threads, seeds, those of loader workers and deterministic algorithms are set here, in one place.
+    """
+    torch.set_num_threads(engine.threads or max(1, os.cpu_count() // engine.devices))
+    # Operations without a deterministic kernel (some of CUDA's) warn. Memory is not filled, which would cost time.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     fabric = Fabric(
         accelerator=engine.accelerator,
         devices=engine.devices,
@@ -138,9 +159,15 @@ def make_fabric(engine, seed):
         strategy=engine.strategy,
         precision=engine.precision,
     )
-    fabric.launch()
-    fabric.seed_everything(seed, verbose=False)
+    if not isinstance(fabric.strategy.launcher, _MultiProcessingLauncher):
+        fabric.launch()
+    _seed(fabric, seed)
     return fabric
+
+
+def _seed(fabric, seed):
+    # Each process draws its own dropout.
+    fabric.seed_everything(seed + fabric.global_rank, workers=True, verbose=False)
 
 
 def learning_rate_factor(step, steps, warmup, final):
@@ -151,29 +178,84 @@ def learning_rate_factor(step, steps, warmup, final):
     return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
 
 
-def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=None):
+def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=None, checkpoint=None):
     """Train every parameter of `objective` that requires gradients; returns it, on the CPU, in evaluation mode.
 
-    objective: module whose call on a batch gives (loss, values). optimiser: OptimiserSettings; engine: EngineSettings.
-    log: called with (step, values) for the mean values since the last call, about 100 times a run.
-    Raises TrainingError where the data set has no item or a loss is not finite.
+    objective: module whose call on a batch gives (loss, values), means over `objective.terms(batch)` terms, or over
+    the batch's items where it has no such method. optimiser: OptimiserSettings, whose batch is that of all processes
+    together; engine: EngineSettings. log: called with (step, values) for the mean values since the last call, about
+    100 times a run. checkpoint: a Checkpoint to go on from and to write; a run that had ended is not trained again,
+    but its log is told anew.
+    A step whose loss or gradient is not finite is skipped: weights, optimiser and statistics stay, the schedule goes
+    on.
+    Raises TrainingError where the data set has no item, more than `checkpoint.max_faults` (none without a checkpoint)
+    steps were skipped, an item cannot be read, the checkpoint is of another run or cannot be written, or on SIGTERM,
+    then with a checkpoint written.
     """
     if not len(dataset):
         raise TrainingError(f"{label}: no training item; look at the preparation's report of what it skipped")
     fabric = make_fabric(engine, seed)
+    job = (objective, dataset, optimiser, engine.workers, seed, label)
+    if isinstance(fabric.strategy.launcher, _MultiProcessingLauncher):
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.pt"
+            try:
+                fabric.launch(_fit_here, engine.threads, result, *job, None, checkpoint)
+            except torch.multiprocessing.ProcessRaisedException as error:
+                raise TrainingError(f"{label}: a training process failed: {error}") from None
+            trained = torch.load(result, weights_only=True)
+        objective.load_state_dict(trained["model"], strict=False)
+        for entry in trained["history"] if log is not None else ():
+            log(*entry)
+    else:
+        _fit(fabric, *job, log, checkpoint)
+    return objective.cpu().eval()
+
+
+def _fit_here(fabric, threads, result, objective, dataset, optimiser, workers, seed, *rest):
+    """`_fit` in a process that Fabric started for it; the first one leaves what it trained in the file `result`."""
+    # OpenMP's threads do not survive a fork: a forked process that asked for more than its own would wait for ever.
+    forked = fabric.strategy.launcher._start_method == "fork"
+    torch.set_num_threads(1 if forked else threads or max(1, os.cpu_count() // fabric.strategy.num_processes))
+    _seed(fabric, seed)
+    history = _fit(fabric, objective, dataset, optimiser, workers, seed, *rest)
+    if fabric.is_global_zero:
+        torch.save({"model": model_state(objective.cpu()), "history": history}, result)
+
+
+@contextmanager
+def noticing_sigterm(on):
+    """Yields a list that is no longer empty once the process was asked to end (SLURM does, before it takes a node)."""
+    asked = []
+    # Python allows handlers in the main thread alone; started processes end with the one that started them.
+    on = on and threading.current_thread() is threading.main_thread() and multiprocessing.parent_process() is None
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True)) if on else None
+    try:
+        yield asked
+    finally:
+        if on:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, checkpoint):
+    """One process's part of `fit` -> history, the list of what was logged."""
+    batch_size, ranks = min(optimiser.batch_size, len(dataset)), fabric.world_size
+    if batch_size < ranks:
+        raise TrainingError(f"{label}: {ranks} processes share batches of {batch_size}; lower engine.devices")
+    order = BatchOrder(len(dataset), batch_size, seed, fabric.global_rank, ranks)
+    watched = Watched(dataset, workers)
     loader = DataLoader(
-        dataset,
-        batch_size=min(optimiser.batch_size, len(dataset)),
-        shuffle=True,
-        drop_last=True,
-        num_workers=engine.workers,
-        persistent_workers=engine.workers > 0,
+        watched,
+        batch_sampler=order,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         pin_memory=fabric.device.type == "cuda",
+        # Its own, so that workers' seeds take no draw from the global generator.
         generator=torch.Generator().manual_seed(seed),
     )
-    # On several devices each one sees only its share of the batches.
-    loader = fabric.setup_dataloaders(loader)
-    steps = optimiser.epochs * len(loader)
+    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    steps = optimiser.epochs * len(order)
+    identity = identity_of(objective, dataset, optimiser, seed, label, fabric) if checkpoint else None
     parameters = [p for p in objective.parameters() if p.requires_grad]
     # One pass over the weights instead of several, twice as fast on a CPU; a GPU's mixed precision cannot clip with it.
     fused = fabric.device.type == "cpu"
@@ -181,35 +263,32 @@ def fit(objective, dataset, optimiser, engine, seed=0, label="training", log=Non
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda s: learning_rate_factor(s, steps, optimiser.warmup_steps, optimiser.lr_final / optimiser.lr)
     )
-    run, adam = fabric.setup(objective, adam)
+    run, stepper = fabric.setup(objective, adam)
     run.train()
-    every, step, since = max(1, steps // 100), 0, defaultdict(list)
-    with bar(steps, label, "step") as progress:
-        for epoch in range(optimiser.epochs):
-            if hasattr(loader.sampler, "set_epoch"):
-                loader.sampler.set_epoch(epoch)
-            for batch in loader:
-                loss, values = run(batch)
-                if not torch.isfinite(loss):
-                    raise TrainingError(
-                        f"{label}: loss {loss.item()} at step {step}; lower the learning rate or the precision's risk"
-                    )
-                fabric.backward(loss)
-                if optimiser.grad_clip:
-                    fabric.clip_gradients(run, adam, max_norm=optimiser.grad_clip)
-                adam.step()
+    with (
+        bar(steps, label, "step", show=fabric.is_global_zero) as progress,
+        synced_batch_norm(objective, ranks),
+        watched.naming_dead_workers(),
+        noticing_sigterm(checkpoint is not None) as asked,
+    ):
+        state = RunState(fabric, objective, adam, schedule, steps, label, log, checkpoint, identity, progress)
+        state.restore()
+        while state.step < steps:
+            epoch, first = divmod(state.step, len(order))
+            order.start(epoch, first)
+            for batch, items in zip(loader, order.batches[first:], strict=True):
+                flags = [state.due(), bool(asked)]
+                problem, values, (due, stop) = take_step(
+                    fabric, objective, run, stepper, batch, optimiser.grad_clip, flags
+                )
                 schedule.step()
-                adam.zero_grad(set_to_none=True)
-                for name, value in values.items():
-                    since[name].append(float(value))
-                step += 1
-                progress.update()
-                if step % every == 0 or step == steps:
-                    means = {name: sum(v) / len(v) for name, v in since.items()}
-                    progress.set_postfix(
-                        {name: f"{v:.4g}" for name, v in means.items() if name in ("loss", "accuracy", "mpjpe_mm")}
+                state.count(values, problem, lambda items=items: [describe(dataset, item) for item in items])
+                if due or stop or state.step % len(order) == 0:
+                    state.save()
+                if stop:
+                    raise TrainingError(
+                        f"{label}: asked to end (SIGTERM) after step {state.step}; run it again to go on"
                     )
-                    if log is not None and fabric.is_global_zero:
-                        log(step, means)
-                    since.clear()
-    return objective.cpu().eval()
+    if state.faults and fabric.is_global_zero:
+        print(f"{label}: {len(state.faults)} of {steps} steps skipped, as their loss or gradient was not finite")
+    return state.history

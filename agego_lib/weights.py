@@ -3,20 +3,31 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from agego_lib.files import read_json, replacing
 from agego_lib.models.backbone import WeightsError, read_checkpoint
 
 
 def save(path, module, info):
-    """Write the module's state to `path` (.safetensors) and `info`, a JSON-able dict, to the .json beside it."""
+    """Write the module's state to `path` (.safetensors) and `info`, a JSON-able dict, to the .json beside it.
+
+    Whole or not at all, and weights never stand beside the settings of others. Raises OSError where they cannot be
+    written; what was there before is then still there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = path.with_suffix(".json")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
-    partial.replace(path)
-    path.with_suffix(".json").write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")
+    with replacing(settings) as partial_settings:
+        partial_settings.write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")
+        with replacing(path) as partial:
+            try:
+                save_file(state, partial)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            # `load` refuses weights without settings, which come back in a moment.
+            settings.unlink(missing_ok=True)
 
 
 def load(path):
@@ -27,8 +38,11 @@ def load(path):
     path = Path(path)
     state = read_checkpoint(path)
     try:
-        return state, json.loads(path.with_suffix(".json").read_text())
+        info = read_json(path.with_suffix(".json"))
+        if not isinstance(info, dict):
+            raise ValueError(f"a {type(info).__name__}, expected a dict")
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path.with_suffix('.json')}, the settings of {path.name}, cannot be read: {error}"
         ) from None
+    return state, info

@@ -14,8 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# Settings are dependencies of their own; drawing, progress and the writing of files change no number.
-HARMLESS = {"params", "plots", "progress", "training_log", "write_metrics"}
+# Settings are dependencies of their own; drawing, progress and how files are written or refused change no number.
+HARMLESS = {"files", "params", "plots", "progress", "training_log", "write_metrics"}
 # 01 draws one joint's map, which is not worth preparing real data again.
 ONLY_DRAWN = {"prepare": {"agego_lib/heatmaps.py"}}
 

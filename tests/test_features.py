@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from agego_lib.datasets import WindowDataset
 from agego_lib.features import FeatureError, FeatureStore, estimate_gb, feature_file, open_features, store_features
 from agego_lib.models.build import ABLATIONS
+from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings
+from agego_lib.training import PoseObjective, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +94,35 @@ def test_limit(tmp_path, model, sequences, share, fits):
     assert manifest["stored"] is fits and manifest == json.loads((tmp_path / "features.json").read_text())
     assert len(list(tmp_path.rglob("*.h5"))) == (3 if fits else 0)
     assert (open_features(tmp_path, sequences) is not None) is fits
+
+
+def test_the_size_is_told_before_anything_is_written(tmp_path, capsys, model, sequences, monkeypatch):
+    written = []
+    monkeypatch.setattr(type(sequences[0]), "images", lambda *_: written.append(list(tmp_path.iterdir())) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store_features(tmp_path / "new", model, sequences, limit_gb=1)
+    assert written == [[]]
+    monkeypatch.undo()
+    store_features(tmp_path / "new", model, sequences, limit_gb=0)
+    size = sum(FRAME_BYTES.values()) * 21 / 1e9
+    assert f"21 frames in float16: {size:.3g} GB, of 0 GB" in capsys.readouterr().out
+
+
+def test_twenty_steps_from_the_store_have_the_losses_of_twenty_steps_from_images(tmp_path, tiny_model, sequences):
+    """Float16's rounding is all that differs; the parameters move a long way meanwhile."""
+    store_features(tmp_path, tiny_model(), sequences, limit_gb=1)
+    engine = EngineSettings("cpu", 1, 1, "auto", "32-true", workers=0, threads=1)
+    optimiser = OptimiserSettings(10, 2, 1e-3, 1e-4, 0, 0.0, 1.0)
+    losses = {}
+    for name, source in (("images", None), ("store", open_features(tmp_path, sequences))):
+        data, log = WindowDataset(sequences, 8, 4, 10, source=source), []
+        assert len(data) == 4
+        objective = PoseObjective(tiny_model(), LossSettings(1.0, 0.1, 0.01))
+        fit(objective, data, optimiser, engine, log=lambda step, values, log=log: log.append(values["loss"]))
+        losses[name] = np.array(log)
+    assert len(losses["store"]) == 20 and losses["images"][-4:].mean() < 0.9 * losses["images"][:4].mean()
+    np.testing.assert_allclose(losses["store"], losses["images"], rtol=1e-3)
+    assert not np.array_equal(losses["store"], losses["images"])
 
 
 def test_the_estimate_runs_where_the_model_is(tiny_model, sequences):

@@ -3,8 +3,10 @@
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.models.build import for_inference
 
 TABLE_ROWS = [  # use_spatial, use_motion, use_cross_attention: Tables 4 and 5
     (True, True, False),
@@ -230,3 +232,38 @@ def test_weights_survive_a_safetensors_file(tmp_path):
     other.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     images = torch.randn(1, 2, 3, 64, 64)
     torch.testing.assert_close(other(images), model(images))
+
+
+@pytest.mark.parametrize(("backbone", "shared"), [("resnet18", True), ("resnet18", False), ("resnet50", False)])
+def test_the_model_for_inference_gives_the_same_poses(tiny_model, backbone, shared):
+    model = tiny_model(shared_trunk=shared)
+    if backbone == "resnet50":
+        model.frame_encoder = FrameEncoder(backbone, dim=MOTION)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:  # as training leaves them
+        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    if shared:
+        model.frame_encoder.encoder.load_state_dict(model.heatmap_net.encoder.state_dict())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = for_inference(model)
+    images = torch.randn(2, 4, 3, 64, 64)
+    mask = torch.arange(4) < torch.tensor([[4], [3]])
+    with torch.inference_mode():
+        expected, found = model.eval()(images, mask), fast(images, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.1 and (expected[0, 0] - expected[0, 1]).abs().max() > 1e-2
+    # Nothing is left to normalise, and the model itself is untouched.
+    assert len(norms) > 40 and not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in fast.modules())
+    assert fast.shares_trunk() is model.shares_trunk() is shared
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.trainable_parameters() and not fast.trainable_parameters()
+
+
+def test_a_row_for_inference_lacks_what_the_row_lacks(tiny_model):
+    for row in ("no_motion", "no_spatial"):
+        model = tiny_model(row).eval()
+        images = torch.randn(1, 4, 3, 32, 32)
+        with torch.inference_mode():
+            torch.testing.assert_close(for_inference(model)(images), model(images), rtol=1e-4, atol=1e-4)

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from agego_lib import params, training, weights
 from agego_lib.datasets import FrameDataset, WindowDataset
 from agego_lib.features import open_features, store_features
+from agego_lib.loading import BatchOrder
 from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, MotionEncoder, WeightsError
 from agego_lib.models.build import (
     ABLATIONS,
@@ -148,18 +148,31 @@ def test_log_gets_means_and_the_last_step():
     np.testing.assert_allclose(log.of("w"), [*(-0.01 * (s - 1.5) for s in range(2, 251, 2)), -2.5], rtol=1e-3)
 
 
-def test_steps_are_those_of_one_device(monkeypatch):
-    """On several devices a process gets fewer batches: here half as many. The schedule must still reach its end."""
+def test_workers_change_nothing():
+    """Neither the order of any epoch nor the weights."""
+    data, settings = TensorDataset(torch.arange(7.0)), optimiser(epochs=3, batch_size=3)
+    alone, helped = (fit(Slope(), data, settings, replace(ENGINE, workers=w), seed=5) for w in (0, 2))
+    assert alone.seen == helped.seen and torch.equal(alone.w, helped.w)
 
-    def share(self, loader):
-        return DataLoader(loader.dataset, batch_size=2 * loader.batch_size)
 
-    monkeypatch.setattr(Fabric, "setup_dataloaders", share)
-    log = Log()
-    objective = fit(Slope(), TensorDataset(torch.zeros(40)), optimiser(lr=1e-2, lr_final=0.0), ENGINE, log=log)
-    assert [step for step, _ in log] == list(range(1, 11))
-    # The mean of a cosine from 1 to 0 is a half.
-    assert objective.w.item() == pytest.approx(-1e-2 * 10 / 2, rel=1e-4)
+def test_order_is_that_of_torchs_own_loader():
+    """As `DataLoader(shuffle=True)` with a seeded generator gives it, epoch by epoch."""
+    loader = DataLoader(range(11), 3, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(4))
+    order = BatchOrder(11, 3, seed=4)
+    for epoch in range(4):
+        order.start(epoch)
+        assert list(order) == order.batches == [batch.tolist() for batch in loader]
+    order.start(2, first=1)
+    again, whole = list(order), order.batches
+    assert again == whole[1:] and len(order) == 3
+
+
+@pytest.mark.parametrize(("size", "ranks"), [(8, 2), (7, 2), (5, 3), (3, 3)])
+def test_processes_share_every_batch(size, ranks):
+    orders = [BatchOrder(23, size, 0, rank, ranks) for rank in range(ranks)]
+    for shares, batch in zip(zip(*orders, strict=True), orders[0].batches, strict=True):
+        assert [item for share in shares for item in share] == batch
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1 <= min(map(len, shares))
 
 
 def test_no_item():

@@ -172,6 +172,21 @@ def test_loading_in_batches(sequences, workers):
     assert batches[0]["sequence"].dtype == torch.int64 and batches[0]["mask"].shape == (4, 10)
 
 
+def test_planes_are_the_images_with_their_axes_turned(make_sequence):
+    sequence = make_sequence("planes/a", range(5))
+    for indices in ([4, 0, 4], slice(1, 3), []):
+        images = sequence.images(indices)
+        assert np.array_equal(sequence.planes(indices), images.transpose(0, 3, 1, 2))
+    images = sequence.images([0])
+    assert not np.array_equal(images[..., 0], images[..., 2])
+    out = np.full((7, 3, 32, 32), 9, np.uint8)
+    sequence.planes([1, 2], out=out[2:4])
+    assert np.array_equal(out[2:4].transpose(0, 2, 3, 1), sequence.images([1, 2]))
+    assert (out[:2] == 9).all() and (out[4:] == 9).all()
+    sequence.close()
+    assert np.array_equal(sequence.images([0]), images)
+
+
 @pytest.mark.parametrize("size", [None, 16])
 def test_single_frames(sequences, size):
     dataset = FrameDataset(sequences, size)

@@ -8,6 +8,7 @@ import numpy as np
 
 from agego_lib.datasets.sequence import (
     FrameError,
+    SequenceFolder,
     build_sequence,
     frame_number,
     joint_array,
@@ -42,15 +43,17 @@ def actor_of(sequence_dir):
     return Path(os.path.abspath(sequence_dir)).parent.name
 
 
-def read_egopw(sequence_dir):
+def read_egopw(sequence_dir, root=None):
     """Read `<root>/<actor>/<sequence>/`: `imgs/img_%06d.jpg` and `pseudo_gt.pkl` (or `pseudo.pkl`) -> Sequence.
 
     Poses are the data set's pseudo labels, metres, camera frame; single 2D joints may be NaN. Frames with faults are
-    listed in `skipped` with the reason. Raises DatasetError for a fault of the whole sequence.
+    listed in `skipped` with the reason. root: as in SequenceFolder. Raises DatasetError for a fault of the whole
+    sequence.
     """
-    source, entries = load_annotations(sequence_dir, ANNOTATION_FILES)
+    folder = SequenceFolder(sequence_dir, root)
+    source, entries = load_annotations(folder, ANNOTATION_FILES)
     return build_sequence(
-        sequence_dir,
+        folder,
         dataset="egopw",
         name=sequence_name(sequence_dir),
         actor=actor_of(sequence_dir),

@@ -1,9 +1,11 @@
 """The suite's own store: one HDF5 file a sequence, with frames as the network sees them and all their labels."""
 
+import hashlib
 import json
 import os
+import struct
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import h5py
@@ -11,25 +13,58 @@ import numpy as np
 
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets.sequence import DatasetError
+from agego_lib.files import read_bytes, read_json, replacing
+from agego_lib.skeleton import NUM_JOINTS
 
 FORMAT = "ag-egopose prepared sequence"
 VERSION = 1
 SPLITS_FILE = "splits.json"
+# Ten times what a frame of 1280x1024 takes without compression's help; progressive JPEGs have about ten scans.
+MAX_FRAME_BYTES, MAX_SCANS = 1 << 26, 100
+MAX_SIDE = 4096  # px, of a view
+MAX_SPLITS_BYTES = 1 << 28
 _PREPARE_AGAIN = "prepare the data again (prepare_dataset, or `dvc repro prepare`)"
 
 
-def _decode(path):
+def _jpeg_size(data):
+    """(width, height) that a JPEG's header declares, None where it declares none."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # padding
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        else:
+            at += 2 + length
+    return None
+
+
+def _decode(path, view):
     """A JPEG file as BGR uint8 (H, W, 3). Raises ValueError with the reason where it cannot be used whole."""
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, MAX_FRAME_BYTES)
     except OSError as error:
         raise ValueError(f"not readable: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"not readable: {error}") from None
     # Decoders fill what is missing of a cut file with grey and go on; its end marker tells. Within the compressed
     # data these two bytes cannot occur, and a few bytes of padding may follow them.
     if data[:2] != b"\xff\xd8":
         raise ValueError("not a JPEG")
     if b"\xff\xd9" not in data[-64:]:
         raise ValueError("truncated JPEG: no end marker")
+    # Known before the pixels are decoded, of which a small file may declare gigabytes.
+    size = _jpeg_size(data)
+    if size is None:
+        raise ValueError("JPEG without a size")
+    try:
+        view.check_size(*size)
+    except ValueError as error:
+        raise ValueError(f"wrong size: {error}") from None
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"JPEG of more than {MAX_SCANS} scans")
     try:
         # The labels are in the pixels as stored, whatever orientation a tag may ask for.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -45,11 +80,7 @@ def _encode_frames(sequence, view, quality, progress):
     kept, encoded, skipped = [], [], {}
     for index, path in enumerate(sequence.frame_paths):
         try:
-            image = _decode(path)
-            try:
-                image = view.apply(image)
-            except ValueError as error:
-                raise ValueError(f"wrong size: {error}") from None
+            image = view.apply(_decode(path, view))
             done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
             if not done:
                 raise OSError(f"{path}: OpenCV could not encode the frame's view as JPEG")
@@ -69,8 +100,13 @@ def write_prepared(path, sequence, camera, view, quality=95, progress=None):
     Each frame is decoded, passed through `view` (an InputView) and stored as JPEG of that `quality`. Frames that do
     not decode whole or have another size than the calibration's are skipped, along with those skipped on reading.
     `progress`, where given, is called with 1 for each frame encoded. The file appears only when complete.
-    Raises DatasetError where no frame is left.
+    Raises DatasetError where no frame is left, OSError where the file cannot be written.
     """
+    return write_and_hash(path, sequence, camera, view, quality, progress)[0]
+
+
+def write_and_hash(path, sequence, camera, view, quality=95, progress=None):
+    """As `write_prepared` -> (its report, SHA-256 of what the file holds, the same for all versions of HDF5)."""
     path = Path(path)
     kept, encoded, skipped = _encode_frames(sequence, view, quality, progress)
     skipped = {**sequence.skipped, **skipped}
@@ -106,19 +142,41 @@ def write_prepared(path, sequence, camera, view, quality=95, progress=None):
     if sequence.hidden is not None:
         arrays["hidden"] = np.asarray(sequence.hidden, dtype=bool)[kept]
     texts = {"frame_names": [sequence.frame_paths[i].name for i in kept], "action_names": action_names}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(partial, "w") as file:
-            file.attrs.update(attributes)
-            for key, value in arrays.items():
-                file.create_dataset(key, data=value)
-            for key, value in texts.items():
-                file.create_dataset(key, data=value, shape=(len(value),), dtype=h5py.string_dtype())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return {"frames": len(kept), "skipped": skipped}
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs.update(attributes)
+        for key, value in arrays.items():
+            file.create_dataset(key, data=value)
+        for key, value in texts.items():
+            file.create_dataset(key, data=value, shape=(len(value),), dtype=h5py.string_dtype())
+    content = hashlib.sha256(json.dumps([attributes, texts], sort_keys=True).encode())
+    for key, value in sorted(arrays.items()):
+        content.update(f"{key} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    return {"frames": len(kept), "skipped": skipped}, content.hexdigest()
+
+
+def check_dataset(file, name, dtype, shape):
+    """Raise ValueError unless `name` in an open HDF5 file is an array of that dtype and shape whose bytes lie in it.
+
+    Excluded so: links, storage in other files, shapes that no bytes stand behind, compression, pickled objects.
+    dtype: str stands for text. shape: None in it stands for any length.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise ValueError(f"no {name}")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name} is a link to somewhere else")
+    data = file[name]
+    if not isinstance(data, h5py.Dataset):
+        raise ValueError(f"{name} is no array")
+    found = data.shape or ()
+    kind = str if h5py.check_string_dtype(data.dtype) else data.dtype
+    fits = len(found) == len(shape) and all(b in (None, a) for a, b in zip(found, shape, strict=True))
+    if kind != dtype or not fits:
+        expected = tuple("any" if side is None else side for side in shape)
+        raise ValueError(f"{name} is {data.dtype} {found}, expected {np.dtype(dtype)} {expected}")
+    stored, width = data.id.get_storage_size(), 16 if kind is str else data.dtype.itemsize  # a text's place in the heap
+    if data.external or data.is_virtual or data.chunks or stored != data.size * width:
+        raise ValueError(f"{name} of shape {found} has {stored} bytes in the file")
 
 
 class PreparedSequence:
@@ -129,23 +187,41 @@ class PreparedSequence:
 
     def __init__(self, path):
         self.path = Path(path)
-        self._file = self._process = None
+        self._file = self._process = self._bytes = None
         with self._open() as file:
             form, version = file.attrs.get("format"), file.attrs.get("version")
             if (form, version) != (FORMAT, VERSION):
                 found = f"version {version}" if form == FORMAT else f"format {form!r}"
                 raise DatasetError(f"{self.path}: {found}; expected {FORMAT!r}, version {VERSION}; {_PREPARE_AGAIN}")
             try:
+                self._length = len(file["frame_numbers"])
+                self._check(file)
                 self.name, self.actor, self.dataset = (str(file.attrs[key]) for key in ("name", "actor", "dataset"))
                 calibration, view = (json.loads(file.attrs[key]) for key in ("calibration", "view"))
                 self._labelled_actions = bool(file.attrs["labelled_actions"])
-                self._length = len(file["frame_numbers"])
-            except (KeyError, OSError, ValueError) as error:
+                centre = tuple(row[2] for row in calibration["intrinsic"][:2])
+                polynomials = (tuple(calibration[key]) for key in ("polynomialC2W", "polynomialW2C"))
+                radius = calibration["imageCircleRadius"]
+                self.camera = FisheyeCamera(tuple(calibration["size"]), centre, *polynomials, radius)
+                self.view = InputView(tuple(view["full_size"]), view["size"], view["crop"])
+                if not 0 < self.view.size <= MAX_SIDE:
+                    raise ValueError(f"frames of {self.view.size} px")
+            except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
                 raise DatasetError(f"{self.path}: not a whole prepared sequence ({error}); {_PREPARE_AGAIN}") from None
-        centre = tuple(row[2] for row in calibration["intrinsic"][:2])
-        polynomials = (tuple(calibration[key]) for key in ("polynomialC2W", "polynomialW2C"))
-        self.camera = FisheyeCamera(tuple(calibration["size"]), centre, *polynomials, calibration["imageCircleRadius"])
-        self.view = InputView(tuple(view["full_size"]), view["size"], view["crop"])
+
+    def _check(self, file):
+        n = self._length
+        check_dataset(file, "frame_numbers", np.int64, (n,))
+        check_dataset(file, "jpeg", np.uint8, (None,))
+        check_dataset(file, "offsets", np.int64, (n + 1,))
+        check_dataset(file, "joints_3d", np.float32, (n, NUM_JOINTS, 3))
+        check_dataset(file, "joints_2d", np.float32, (n, NUM_JOINTS, 2))
+        check_dataset(file, "action", np.int32, (n,))
+        check_dataset(file, "in_image", np.bool_, (n, NUM_JOINTS))
+        check_dataset(file, "frame_names", str, (n,))
+        check_dataset(file, "action_names", str, (None,))
+        if "hidden" in file:
+            check_dataset(file, "hidden", np.bool_, (n, NUM_JOINTS))
 
     def _open(self):
         try:
@@ -163,7 +239,7 @@ class PreparedSequence:
         return self._file
 
     def __getstate__(self):
-        return {**self.__dict__, "_file": None, "_process": None}
+        return {**self.__dict__, "_file": None, "_process": None, "_bytes": None}
 
     def __len__(self):
         return self._length
@@ -175,7 +251,7 @@ class PreparedSequence:
         """Close the file; it opens again when needed."""
         if self._file is not None and self._process == os.getpid():
             self._file.close()
-        self._file = None
+        self._file = self._bytes = None
 
     @cached_property
     def joints_3d(self):
@@ -207,7 +283,10 @@ class PreparedSequence:
         if not self._labelled_actions:
             return None
         names = [*self._store["action_names"].asstr()[:].tolist(), None]
-        return [names[index] for index in self._store["action"][:]]
+        indices = self._store["action"][:]
+        if ((indices < -1) | (indices >= len(names) - 1)).any():
+            raise DatasetError(f"{self.path}: an action without a name; {_PREPARE_AGAIN}")
+        return [names[index] for index in indices]
 
     @cached_property
     def in_image(self):
@@ -221,22 +300,56 @@ class PreparedSequence:
 
     @cached_property
     def _offsets(self):
-        return self._store["offsets"][:]
+        offsets = self._store["offsets"][:]
+        if offsets[0] != 0 or (np.diff(offsets) <= 0).any() or offsets[-1] != len(self._store["jpeg"]):
+            raise DatasetError(f"{self.path}: offsets that do not fit the frames; {_PREPARE_AGAIN}")
+        return offsets
+
+    @property
+    def _jpeg(self):
+        # Contiguous data can be mapped by its offset: a slice then costs nothing, and forked processes may share it.
+        if self._bytes is None:
+            data = self._store["jpeg"]
+            self._bytes = np.memmap(self.path, data.dtype, "r", data.id.get_offset(), data.shape)
+        return self._bytes
+
+    def _frames(self, indices):
+        """Yields the frames at `indices` as BGR uint8 (size, size, 3)."""
+        jpeg, offsets, shape = self._jpeg, self._offsets, (self.view.size, self.view.size, 3)
+        for index in indices:
+            data, frame = jpeg[offsets[index] : offsets[index + 1]], None
+            if _jpeg_size(memoryview(data)) == shape[:2]:
+                frame = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            if frame is None or frame.shape != shape:
+                raise DatasetError(f"{self.path}: frame {index} does not decode; {_PREPARE_AGAIN}")
+            yield frame
+
+    def _whole(self, indices):
+        return np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)]
 
     def images(self, indices):
         """Frames of the view at `indices` (n whole numbers, or a slice) -> (n, size, size, 3) uint8 RGB.
 
         Raises IndexError outside the sequence and DatasetError where the stored bytes do not decode.
         """
-        indices = np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)]
+        indices = self._whole(indices)
         images = np.empty((len(indices), self.view.size, self.view.size, 3), np.uint8)
-        jpeg = self._store["jpeg"]
-        for image, index in zip(images, indices, strict=True):
-            frame = cv2.imdecode(jpeg[self._offsets[index] : self._offsets[index + 1]], cv2.IMREAD_COLOR)
-            if frame is None or frame.shape != image.shape:
-                raise DatasetError(f"{self.path}: frame {index} does not decode; {_PREPARE_AGAIN}")
+        for image, frame in zip(images, self._frames(indices), strict=True):
             cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=image)
         return images
+
+    def planes(self, indices, out=None):
+        """The same frames as networks take them, (n, 3, size, size) uint8 RGB; written to `out` where given.
+
+        Several times as fast as turning the axes of `images`.
+        """
+        indices = self._whole(indices)
+        if out is None:
+            out = np.empty((len(indices), 3, self.view.size, self.view.size), np.uint8)
+        for planes, frame in zip(out, self._frames(indices), strict=True):
+            red, green, blue = planes
+            cv2.split(frame, [blue, green, red])
+        return out
 
 
 def read_prepared(folder, split):
@@ -246,11 +359,14 @@ def read_prepared(folder, split):
     """
     path = Path(folder) / SPLITS_FILE
     try:
-        splits = json.loads(path.read_text())["splits"]
+        splits = read_json(path, MAX_SPLITS_BYTES)["splits"]
+        names = {key: [PurePosixPath(name) for name in value] for key, value in splits.items()}
+        if any(name.is_absolute() or ".." in name.parts for group in names.values() for name in group):
+            raise ValueError("a name that leaves the folder")
     except FileNotFoundError:
         raise DatasetError(f"{path}: missing, so {folder} is not completely prepared; {_PREPARE_AGAIN}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not readable as the list of splits ({error}); {_PREPARE_AGAIN}") from None
-    if split not in splits:
-        raise DatasetError(f"{path}: no split {split!r}; expected one of {', '.join(splits)}")
-    return [PreparedSequence(Path(folder) / name) for name in splits[split]]
+    if split not in names:
+        raise DatasetError(f"{path}: no split {split!r}; expected one of {', '.join(names)}")
+    return [PreparedSequence(Path(folder) / name) for name in names[split]]

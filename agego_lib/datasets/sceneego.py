@@ -1,7 +1,6 @@
 """Reader of SceneEgo's published layout (Wang et al., "Scene-aware Egocentric 3D Human Pose Estimation", CVPR 2023;
 annotation format: github.com/jianwang-mpi/SceneEgo)."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,27 +9,33 @@ import numpy as np
 from agego_lib.datasets.sequence import (
     DatasetError,
     FrameError,
+    SequenceFolder,
     build_sequence,
     frame_number,
     load_annotations,
     pose_array,
 )
+from agego_lib.files import read_json
 
+MAX_NUMBER = 10**12
 ANNOTATION_FILES = ("local_pose_gt.pkl", "annotation.pkl")
 
 
-def _offset(directory):
+def _offset(folder):
     """Frame number minus ext_id from `syn.json`, or None where the file is missing."""
-    path = Path(directory) / "syn.json"
-    try:
-        raw = json.loads(path.read_text())
-    except FileNotFoundError:
+    path = folder.file("syn.json")
+    if path is None:
         return None
+    try:
+        raw = read_json(path)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable as JSON ({error}); download it again") from None
     starts = [raw.get(key) for key in ("ego", "ext")] if isinstance(raw, dict) else [None]
-    if not all(type(start) is int for start in starts):
-        raise DatasetError(f'{path}: no whole numbers under "ego" and "ext"; expected {{"ego": int, "ext": int}}')
+    if not all(type(start) is int and abs(start) < MAX_NUMBER for start in starts):
+        raise DatasetError(
+            f'{path}: no whole numbers below {MAX_NUMBER:.0e} under "ego" and "ext"; '
+            'expected {"ego": int, "ext": int}'
+        )
     return starts[0] - starts[1]
 
 
@@ -47,6 +52,8 @@ def _number(entry, offset):
         if by_name is None:
             raise FrameError("neither syn.json nor image_name says which frame this is")
         return by_name
+    if not -MAX_NUMBER < ext_id < MAX_NUMBER:
+        raise FrameError(f"ext_id is beyond {MAX_NUMBER:.0e}")
     number = int(ext_id) + offset
     if number < 0:
         raise FrameError(f"ext_id before the first frame: {int(ext_id)}")
@@ -66,15 +73,16 @@ def actor_of(sequence_dir):
     return name.rstrip("0123456789") or name
 
 
-def read_sceneego(sequence_dir, camera):
+def read_sceneego(sequence_dir, camera, root=None):
     """Read `<root>/<sequence>/`: `imgs/img_%06d.jpg`, `local_pose_gt.pkl` (or `annotation.pkl`) and `syn.json`.
 
     camera: FisheyeCamera. SceneEgo has no 2D labels, so `joints_2d` is the projection of the 3D joints.
-    Returns a Sequence; frames with faults are listed in `skipped` with the reason.
+    Returns a Sequence; frames with faults are listed in `skipped` with the reason. root: as in SequenceFolder.
     Raises DatasetError for a fault of the whole sequence.
     """
-    source, entries = load_annotations(sequence_dir, ANNOTATION_FILES)
-    offset = _offset(sequence_dir)
+    folder = SequenceFolder(sequence_dir, root)
+    source, entries = load_annotations(folder, ANNOTATION_FILES)
+    offset = _offset(folder)
     if offset is None and not any(isinstance(entry, dict) and entry.get("image_name") for entry in entries):
         raise DatasetError(
             f"{Path(sequence_dir) / 'syn.json'}: missing, and the annotations have no image_name; "
@@ -86,7 +94,7 @@ def read_sceneego(sequence_dir, camera):
         return pose, camera.project(pose)
 
     return build_sequence(
-        sequence_dir,
+        folder,
         dataset="sceneego",
         name=sequence_name(sequence_dir),
         actor=actor_of(sequence_dir),

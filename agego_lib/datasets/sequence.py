@@ -1,19 +1,29 @@
 """A sequence as read from a data set in its published layout, and what both readers share."""
 
 import csv
+import io
+import math
 import os
 import re
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 
 from agego_lib.datasets import safe_pickle
+from agego_lib.files import read_text
 from agego_lib.skeleton import NUM_JOINTS
 
 # A frame without a label is within the layouts; every other reason for skipping one is a fault.
 NO_ANNOTATION = "no annotation"
+OUTSIDE = "link out of the data set"
+# On a body that wears the camera no joint is farther away than this; in millimetres or centimetres the feet are.
+MAX_DISTANCE = 10.0  # m
+MAX_SIDE_FILE = 1 << 28  # bytes
+_FRAME_NAME = re.compile(r"img_([0-9]{6,12})\.jpg")
 
 
 class DatasetError(ValueError):
@@ -61,7 +71,7 @@ def reason_kind(reason):
 
 def frame_number(name):
     """Number of a frame from its base name `img_%06d.jpg`. Raises FrameError for any other name, paths included."""
-    match = re.fullmatch(r"img_([0-9]{6,12})\.jpg", name) if isinstance(name, str) else None
+    match = _FRAME_NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None or f"img_{int(match[1]):06d}.jpg" != name:
         found = repr(name[:80]) if isinstance(name, str) else f"a {type(name).__name__}"
         raise FrameError(f"image_name is not of the form img_%06d.jpg: {found}")
@@ -85,27 +95,71 @@ def joint_array(value, dims, what):
         else:
             found = f"{type(value).__name__} of another shape"
         raise FrameError(f"{what} is a {found}, not {shape} numbers")
-    return np.array(value, dtype=np.float64)
+    try:
+        return np.array(value, dtype=np.float64)
+    except OverflowError:
+        raise FrameError(f"{what} holds whole numbers too large for a float") from None
 
 
 def pose_array(value, what):
-    """A (15, 3) pose in metres as float64. Raises FrameError for None, other shapes, NaN and infinite values."""
+    """A (15, 3) pose in metres as float64. Raises FrameError for None, other shapes, units, NaN and infinite values."""
     if value is None:
         raise FrameError(f"{what} is None")
     pose = joint_array(value, 3, what)
     if not np.isfinite(pose).all():
         raise FrameError(f"{what} holds NaN or infinite values")
+    farthest = np.abs(pose).max()
+    if farthest > MAX_DISTANCE:
+        raise FrameError(
+            f"{what} is not in metres: a joint at {farthest:.4g}, farther than {MAX_DISTANCE:g} m from the camera that "
+            "its body wears. Divide millimetres by 1000"
+        )
     return pose
 
 
-def load_annotations(directory, names):
-    """List of annotations in the first of `names` that exists -> (path, list). Raises DatasetError."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise DatasetError(f"{directory}: no such sequence directory; check the data set's root and the split list")
-    path = next((directory / name for name in names if (directory / name).is_file()), None)
+class SequenceFolder:
+    """Where one sequence lies. The folder may be a link; what lies in it must not lead out of it.
+
+    root: the data set's folder, within which links may lead anywhere. Without one, the sequence's own is the limit.
+    Raises DatasetError where there is no such folder.
+    """
+
+    def __init__(self, path, root=None):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise DatasetError(f"{self.path}: no such sequence directory; check the data set's root and the split list")
+        self._limits = [Path(os.path.realpath(folder)) for folder in (self.path, root) if folder is not None]
+
+    def holds(self, path):
+        """Whether `path`, all links followed, lies within the limits."""
+        real = Path(os.path.realpath(path))
+        return any(real.is_relative_to(limit) for limit in self._limits)
+
+    def check(self, path):
+        """Raise DatasetError where `path` leads out of the limits."""
+        if not self.holds(path):
+            raise DatasetError(
+                f"{path}: a link out of the data set, to {os.path.realpath(path)}; refused. Link whole sequences, or "
+                "the data set's root, or put a copy there"
+            )
+
+    def file(self, name):
+        """Path of a regular file of the sequence, or None. Raises DatasetError for a link out of the data set."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        self.check(path)
+        return path
+
+
+def load_annotations(folder, names):
+    """List of annotations in the first of `names` that exists in a SequenceFolder -> (path, list).
+
+    Raises DatasetError.
+    """
+    path = next(filter(None, map(folder.file, names)), None)
     if path is None:
-        raise DatasetError(f"{directory}: no annotation file; expected {' or '.join(names)} in it. Download it again")
+        raise DatasetError(f"{folder.path}: no annotation file; expected {' or '.join(names)} in it. Download it again")
     try:
         entries = safe_pickle.load(path)
     except OSError as error:
@@ -118,32 +172,44 @@ def load_annotations(directory, names):
     return path, entries
 
 
-def _frames_on_disk(directory):
-    """Frame number -> (path, size in bytes) of the frames under imgs/."""
-    folder = Path(directory) / "imgs"
+def _frames_on_disk(folder):
+    """Frame number -> (path, size in bytes, or None for a link out of the data set) of the frames under imgs/."""
+    place = folder.path / "imgs"
     frames = {}
     try:
-        with os.scandir(folder) as found:
+        with os.scandir(place) as found:
+            folder.check(place)
             for entry in found:
                 try:
                     number = frame_number(entry.name)
                 except FrameError:
                     continue  # not a frame: the layouts name every frame so
                 if entry.is_file():
-                    frames[number] = folder / entry.name, entry.stat().st_size
+                    path = place / entry.name
+                    outside = entry.is_symlink() and not folder.holds(path)
+                    frames[number] = path, None if outside else entry.stat().st_size
     except OSError as error:
-        raise DatasetError(f"{folder}: not readable ({error}); expected the frames img_%06d.jpg there") from None
+        raise DatasetError(f"{place}: not readable ({error}); expected the frames img_%06d.jpg there") from None
     return frames
 
 
-def build_sequence(directory, dataset, name, actor, source, entries, number_of, joints_of):
-    """The usable annotations of one sequence, joined with the frames on disk -> Sequence.
+def count_frames(sequence_dir):
+    """Number of files under imgs/ that are named as frames are; 0 where it cannot be read."""
+    try:
+        names = os.listdir(Path(sequence_dir) / "imgs")
+    except OSError:
+        return 0
+    return sum(_FRAME_NAME.fullmatch(name) is not None for name in names)
+
+
+def build_sequence(folder, dataset, name, actor, source, entries, number_of, joints_of):
+    """The usable annotations of a SequenceFolder, joined with the frames on disk -> Sequence.
 
     source: the annotation file. number_of(entry) -> frame number and joints_of(entry) -> ((15, 3) m, (15, 2) px)
     raise FrameError for an annotation that cannot be used. The first annotation of a frame counts.
     Raises DatasetError where no frame is usable.
     """
-    on_disk = _frames_on_disk(directory)
+    on_disk = _frames_on_disk(folder)
     skipped, used, seen = {}, {}, set()
     for index, entry in enumerate(entries):
         given = entry.get("image_name") if isinstance(entry, dict) else None
@@ -160,13 +226,16 @@ def build_sequence(directory, dataset, name, actor, source, entries, number_of, 
             if number not in on_disk:
                 raise FrameError("missing on disk")
             path, size = on_disk[number]
+            if size is None:
+                raise FrameError(OUTSIDE)
             if not size:
                 raise FrameError("empty file")
             used[number] = path, *joints_of(entry)
         except FrameError as error:
             skipped[label if label not in skipped else f"{label} (annotation {index})"] = str(error)
     for number in sorted(on_disk.keys() - seen):
-        skipped.setdefault(on_disk[number][0].name, NO_ANNOTATION)
+        path, size = on_disk[number]
+        skipped.setdefault(path.name, OUTSIDE if size is None else NO_ANNOTATION)
     if not used:
         counts = Counter(reason_kind(reason) for reason in skipped.values())
         why = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(5))
@@ -177,7 +246,7 @@ def build_sequence(directory, dataset, name, actor, source, entries, number_of, 
     numbers = sorted(used)
     paths, poses, pixels = zip(*(used[number] for number in numbers), strict=True)
     names = [path.name for path in paths]
-    in_image, hidden = read_visibility(directory, names)
+    in_image, hidden = read_visibility(folder, names)
     return Sequence(
         name=name,
         actor=actor,
@@ -185,7 +254,7 @@ def build_sequence(directory, dataset, name, actor, source, entries, number_of, 
         frame_numbers=np.array(numbers, dtype=np.int64),
         joints_3d=np.stack(poses).astype(np.float32),
         joints_2d=np.stack(pixels).astype(np.float32),
-        actions=read_actions(directory, names),
+        actions=read_actions(folder, names),
         in_image=in_image,
         hidden=hidden,
         skipped=skipped,
@@ -193,46 +262,70 @@ def build_sequence(directory, dataset, name, actor, source, entries, number_of, 
     )
 
 
-def read_actions(directory, frame_names):
+def read_actions(folder, frame_names):
     """Action of each frame from the optional `actions.csv` (header `frame,action`) -> list of str or None, or None.
 
     `frame` is the frame's file name. Raises DatasetError for another header or two actions for one frame.
     """
-    path = Path(directory) / "actions.csv"
-    if not path.is_file():
+    path = folder.file("actions.csv")
+    if path is None:
         return None
     actions = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = [cell.strip() for cell in next(rows, [])]
-            if header != ["frame", "action"]:
-                raise DatasetError(f"{path}: header {header}; expected 'frame,action'. Correct it or remove the file")
-            for row in rows:
-                if not row:
-                    continue
-                if len(row) != 2:
-                    raise DatasetError(f"{path}, line {rows.line_num}: {len(row)} cells; expected frame,action")
-                frame, action = (cell.strip() for cell in row)
-                if actions.setdefault(frame, action) != action:
-                    raise DatasetError(f"{path}, line {rows.line_num}: a second action for {frame}; expected one")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = csv.reader(io.StringIO(read_text(path, MAX_SIDE_FILE, "utf-8-sig"), newline=""))
+        header = [cell.strip() for cell in next(rows, [])]
+        if header != ["frame", "action"]:
+            raise DatasetError(
+                f"{path}: header {short(header)}; expected 'frame,action'. Correct it or remove the file"
+            )
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != 2:
+                raise DatasetError(f"{path}, line {rows.line_num}: {len(row)} cells; expected frame,action")
+            frame, action = (cell.strip() for cell in row)
+            if actions.setdefault(frame, action) != action:
+                raise DatasetError(f"{path}, line {rows.line_num}: a second action for {frame:.80}; expected one")
+    except DatasetError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f"{path}: not readable as UTF-8 CSV ({error}); correct it or remove the file") from None
     return [actions.get(name) or None for name in frame_names]
 
 
-def read_visibility(directory, frame_names):
+def _read_npz(path, keys):
+    """The arrays of `keys` that an NPZ file has, as a dict. Raises ValueError for one larger than it should be."""
+    arrays = {}
+    with zipfile.ZipFile(path) as store:
+        members = {info.filename: info for info in store.infolist()}
+        for key in keys:
+            if (info := members.get(f"{key}.npy")) is None:
+                continue
+            # Neither a member that unpacks to gigabytes nor a header that declares them is followed.
+            if info.file_size > MAX_SIDE_FILE:
+                raise ValueError(f"'{key}' unpacks to {info.file_size} bytes, expected at most {MAX_SIDE_FILE}")
+            file = io.BytesIO(store.read(info))
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read_header[version](file)
+            if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+                raise ValueError(f"'{key}' declares {dtype} {shape}, which its bytes do not fill")
+            file.seek(0)
+            arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def read_visibility(folder, frame_names):
     """(in_image, hidden), each (N, 15) bool or None, from the optional `visibility.npz`.
 
     Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
     Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
     """
-    path = Path(directory) / "visibility.npz"
-    if not path.is_file():
+    path = folder.file("visibility.npz")
+    if path is None:
         return None, None
     try:
-        with np.load(path, allow_pickle=False) as store:
-            arrays = {key: store[key] for key in ("frame_names", "in_image", "hidden") if key in store}
+        arrays = _read_npz(path, ("frame_names", "in_image", "hidden"))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise DatasetError(f"{path}: not readable as NPZ ({error}); write it again or remove it") from None
     names = arrays.pop("frame_names", None)

@@ -4,6 +4,9 @@ import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from agego_lib.datasets.sequence import DatasetError
+from agego_lib.files import read_text
+
+MAX_LIST_BYTES = 1 << 24
 
 
 def read_split(list_file, root):
@@ -13,19 +16,20 @@ def read_split(list_file, root):
     """
     list_file, root = Path(list_file), Path(root)
     try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(list_file, MAX_LIST_BYTES, "utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{list_file}: not readable as a split list ({error})") from None
     directories = {}
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()
         if not text:
             continue
-        where = f"{list_file}, line {number}: {text!r}"
+        where = f"{list_file}, line {number}: {text[:200]!r}"
         if PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or ".." in PureWindowsPath(text).parts:
             raise DatasetError(f"{where} leaves the data set's root; expected a path relative to {root}, without '..'")
         directory = root / PurePosixPath(text)
-        if not directory.is_dir():
+        # A name too long to be one makes is_dir fail.
+        if len(text) > 1000 or not directory.is_dir():
             raise DatasetError(f"{where} is no directory under {root}; check the root, or remove the line")
         if directory in directories:
             raise DatasetError(f"{where} is listed already in line {directories[directory]}; remove one of them")

@@ -82,13 +82,16 @@ class WindowDataset(Dataset):
     def __len__(self):
         return len(self.windows)
 
+    def describe(self, item):
+        """Which sequence and frames a window holds, for messages."""
+        number, start, stop = self.windows[item]
+        sequence = self.sequences[number]
+        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": list(range(start, stop, self.step))}
+
     def __getitem__(self, item):
         number, start, stop = self.windows[item]
         sequence, frames = self.sequences[number], np.arange(start, stop, self.step)
-        if self.source is None:
-            inputs = {"images": sequence.images(frames).transpose(0, 3, 1, 2)}
-        else:
-            inputs = self.source.read(number, frames)
+        inputs = {} if self.source is None else self.source.read(number, frames)
         mask = torch.arange(self.length) < len(frames)
         arrays = {
             **inputs,
@@ -100,6 +103,12 @@ class WindowDataset(Dataset):
         result = {key: _padded(value, self.length) for key, value in arrays.items()}
         for key in ("action", "frames"):
             result[key][~mask] = -1
+        if self.source is None:
+            # Decoded to where they stay: frames are most of what an item weighs.
+            images = np.empty((self.length, 3, sequence.view.size, sequence.view.size), np.uint8)
+            sequence.planes(frames, out=images[: len(frames)])
+            images[len(frames) :] = 0
+            result = {"images": torch.from_numpy(images), **result}
         return {**result, "mask": mask, "sequence": number}
 
 
@@ -119,18 +128,31 @@ class FrameDataset(Dataset):
     def __len__(self):
         return self._ends[-1] if self._ends else 0
 
+    def _place(self, item):
+        """(sequence index, frame index) of an item."""
+        number = bisect_right(self._ends, item)
+        return number, item - self._ends[number] + len(self._joints[number])
+
+    def describe(self, item):
+        """Which sequence and frame an item is, for messages."""
+        number, frame = self._place(item)
+        sequence = self.sequences[number]
+        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
+
     def __getitem__(self, item):
         if item < 0:
             item += len(self)
         if not 0 <= item < len(self):
             raise IndexError(f"frame {item} of {len(self)}")
-        number = bisect_right(self._ends, item)
-        frame = item - self._ends[number] + len(self._joints[number])
-        image = self.sequences[number].images([frame])[0]
-        if self.size is not None and image.shape[0] != self.size:
-            image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        number, frame = self._place(item)
+        sequence = self.sequences[number]
+        if self.size is None or sequence.view.size == self.size:
+            planes = sequence.planes([frame])[0]
+        else:
+            image = cv2.resize(sequence.images([frame])[0], (self.size, self.size), interpolation=cv2.INTER_AREA)
+            planes = np.ascontiguousarray(image.transpose(2, 0, 1))
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(planes),
             "joints": torch.from_numpy(self._joints[number][frame].copy()),
             "sequence": number,
             "frame": frame,

