@@ -39,10 +39,11 @@ bench: .venv/installed
 
 lab: .venv/installed
 	dvc pull data.dvc
-	jupyter lab --notebook-dir=.
+	jupyter lab --config=scripts/jupyter_config.py
 
 .venv/installed: requirements.lock
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install --disable-pip-version-check -q -r requirements.lock
 	.venv/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	.venv/bin/python scripts/notebook_filter.py install
 	touch $@

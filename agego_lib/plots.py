@@ -236,6 +236,16 @@ def contact_sheet(images, captions, columns=4, joints=None, title=""):
     return _layout(figure, title, height=100 + 260 * rows, margin={"t": 80, "b": 20, "l": 20, "r": 20})
 
 
+def _glow(image, heatmap):
+    """A heatmap (h, w) in [0, 1] glowing over its darkened frame -> uint8 RGB, of at most 256 px a side."""
+    scale = min(1, 256 / max(image.shape[:2]))
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None] * 0.45
+    glow = cv2.resize(heatmap, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)[..., None]
+    colour = cv2.cvtColor(cv2.applyColorMap((glow * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return (grey * (1 - glow) + colour * np.sqrt(glow)).clip(0, 255).astype(np.uint8)
+
+
 def heatmap_figure(image, heatmaps, joint_names=None, columns=5, title=""):
     """Each joint's heatmap glowing over the darkened frame, captioned with its peak.
 
@@ -246,16 +256,10 @@ def heatmap_figure(image, heatmaps, joint_names=None, columns=5, title=""):
     names = LABELS[: len(heatmaps)] if joint_names is None else [name.replace("_", " ") for name in joint_names]
     if heatmaps.ndim != 3 or len(names) != len(heatmaps):
         raise ValueError(f"heatmaps of shape {heatmaps.shape} and {len(names)} joint names; expected (J, h, w) and J")
-    # Small pictures: the grid shows each at about this size.
-    scale = min(1, 256 / max(image.shape[:2]))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None] * 0.45
     titles = [f"{name} ({peak:.2f})" for name, peak in zip(names, heatmaps.max((1, 2)), strict=True)]
     figure, cells, rows = _grid(len(heatmaps), columns, titles, 0.06)
     for heatmap, cell in zip(heatmaps, cells, strict=True):
-        glow = cv2.resize(heatmap, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)[..., None]
-        colour = cv2.cvtColor(cv2.applyColorMap((glow * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-        picture = (grey * (1 - glow) + colour * np.sqrt(glow)).clip(0, 255).astype(np.uint8)
+        picture = _glow(image, heatmap)
         figure.add_trace(_image(picture), **cell)
         _image_axes(figure, picture, **cell)
     return _layout(figure, title, height=100 + 230 * rows, margin={"t": 80, "b": 20, "l": 20, "r": 20})

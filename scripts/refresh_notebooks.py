@@ -2,8 +2,8 @@
 
 After an edit of a notebook, the outputs that tests compare must be made again. The pipeline is run with the smoke
 profile on a copy of the working tree, each notebook is then executed there, and the outputs of the cells that nbval
-compares are written into notebooks/. Nothing else of the working tree is touched. NAME limits the notebooks that are
-written, for example 05_ablations.
+compares are written into notebooks/ and added to git's index. Nothing else of the working tree is touched. NAME limits
+the notebooks that are written, for example 05_ablations.
 """
 
 import argparse
@@ -15,11 +15,10 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import notebook_filter
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
-# No output of such a cell is compared, and none is stored: training, timings, figures.
-IGNORED = "nbval-ignore-output"
 
 
 class Copy:
@@ -33,7 +32,12 @@ class Copy:
             # A file deleted and not yet committed is still listed.
             if (ROOT / name).is_file():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, self.folder / name)
+                if name.endswith(".ipynb"):
+                    # As git would keep it: what a look at it in JupyterLab put there has no say.
+                    notebook = nbformat.read(ROOT / name, as_version=4)
+                    nbformat.write(notebook_filter.clean(notebook, notebook_filter.indexed(name)), self.folder / name)
+                else:
+                    shutil.copy(ROOT / name, self.folder / name)
         # Neither an outer run of DVC, git or pytest nor a user's own switches of Python reach into the copy.
         outer = ("DVC", "GIT_", "PYTEST", "PYTHON")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
@@ -75,20 +79,6 @@ class Copy:
         return notebook
 
 
-def stored(notebook):
-    """A notebook as it is kept: outputs of the compared cells alone, and nothing that differs from run to run."""
-    notebook.metadata.pop("widgets", None)
-    notebook.metadata.language_info = {"name": "python"}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.metadata.pop("execution", None)
-        # The others keep their number: nbval compares nothing where a cell looks as if it had not run.
-        if IGNORED in cell.metadata.get("tags", []):
-            cell.outputs, cell.execution_count = [], None
-    return notebook
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks to write (default: all)")
@@ -100,12 +90,15 @@ def main():
         for path in sorted((copy.folder / "notebooks").glob("*.ipynb")):
             if names and path.stem not in names:
                 continue
-            source = path.read_bytes()
-            result = stored(copy.execute(path))
             target = ROOT / "notebooks" / path.name
+            source = target.read_bytes()
+            result = notebook_filter.clean(copy.execute(path))
             if target.read_bytes() != source:
                 raise RuntimeError(f"{target} was edited meanwhile; run this again")
             nbformat.write(result, target)
+            # Past the filter, which would put the old outputs back.
+            kept = {**os.environ, notebook_filter.KEEP: "1"}
+            subprocess.run(("git", "add", str(target)), cwd=ROOT, env=kept, check=True)
             print("wrote", target.relative_to(ROOT), flush=True)
 
 

@@ -1,21 +1,15 @@
 """A copy of the working tree in which the whole pipeline has run with the smoke profile."""
 
-import importlib.util
 import shutil
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts/refresh_notebooks.py"
+from refresh_notebooks import Copy
 
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """(copy, output of the run); the run's lock file, metrics and curves are committed."""
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    copy = script.Copy(tmp_path_factory.mktemp("clone"))
+    copy = Copy(tmp_path_factory.mktemp("clone"))
     done = copy.run_pipeline()
     copy.commit("smoke run")
     yield copy, done.stdout

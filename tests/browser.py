@@ -1,0 +1,77 @@
+"""Chromium for tests, and JupyterLab as `make lab` starts it."""
+
+import json
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The 3D figures need WebGL, which Chromium then computes on the CPU.
+FLAGS = """--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update
+    --disable-sync --disable-dev-shm-usage --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader""".split()
+# Milliseconds, for a machine that is busy with something else; nothing waits longer than it must.
+PATIENCE = 90_000
+
+
+@contextmanager
+def launched(path):
+    """Headless Chromium -> playwright's Browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """playwright's Browser; skips where no Chromium is installed."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH")
+    with launched(path) as browser:
+        yield browser
+
+
+def until(check, what, seconds=PATIENCE / 1000):
+    """The first true value of `check()`. Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not (value := check()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: nothing after {seconds:.0f} s")
+        time.sleep(0.1)
+    return value
+
+
+@contextmanager
+def jupyterlab(project, environment, folder):
+    """JupyterLab on a project's folder, with nothing of the user's own settings -> (URL, token).
+
+    folder: an empty one, for what the server writes besides notebooks.
+    """
+    places = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+    own = {f"JUPYTER_{name}": str(folder / name.lower()) for name in places} | {"HOME": str(folder)}
+    command = ("jupyter", "lab", "--config=scripts/jupyter_config.py", "--no-browser", "--allow-root", "--port=0")
+    with open(folder / "log", "w") as log:
+        output = {"stdout": log, "stderr": subprocess.STDOUT}
+        server = subprocess.Popen(command, cwd=project, env=environment | own, **output)
+        try:
+
+            def ready():
+                assert server.poll() is None, (folder / "log").read_text()
+                found = list((folder / "runtime_dir").glob("jpserver-*.json"))
+                return found and found[0].read_text().endswith("}") and json.loads(found[0].read_text())
+
+            info = until(ready, "JupyterLab's start")
+            yield info["url"], info["token"]
+        finally:
+            server.terminate()
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()

@@ -1,0 +1,112 @@
+"""06_explore in JupyterLab in a real browser, on the copy in which the smoke pipeline has run."""
+
+import json
+import re
+
+import pytest
+from browser import PATIENCE, jupyterlab, until
+
+pytest_plugins = ("browser", "clone")
+
+NAME = "notebooks/06_explore.ipynb"
+# The explorer's graph among those of the page, and what of it a viewer sees.
+GRAPH = "[...document.querySelectorAll('.js-plotly-plot')].find(g => g.layout && g.layout.uirevision === 'kept')"
+SEEN = f"""() => {{
+    const g = {GRAPH}, scene = g._fullLayout.scene._scene, pose = g.data.filter(t => t.type === 'scatter3d');
+    return {{
+        title: g.layout.title.text,
+        pictures: g.data.filter(t => t.type === 'image').map(t => t.source),
+        pose: JSON.stringify(pose.map(t => [...t._input ? t._input.x : t.x])),
+        drawn: g.querySelector('.imagelayer image') ? g.querySelector('.imagelayer image').getAttribute('href') : null,
+        camera: scene.getCamera().eye,
+        cursor: [...g.data.find(t => t.name === 'this frame').x],
+    }};
+}}"""
+
+
+def seen_after(page, before):
+    """What is seen once the title differs and the figure has been drawn."""
+    page.wait_for_function(f"t => ({GRAPH}).layout.title.text !== t", arg=before["title"])
+    return page.evaluate(SEEN)
+
+
+def same_angle(one, other):
+    return one == {axis: pytest.approx(value, abs=1e-3) for axis, value in other.items()}
+
+
+def open_and_run(page, url, token):
+    """06_explore, opened and run to its end."""
+    page.goto(f"{url}lab/tree/{NAME}?token={token}")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.get_by_text("every attention row sums to 1", exact=False).last.wait_for()
+    page.wait_for_function(f"() => ({GRAPH}) && ({GRAPH})._fullLayout.scene._scene")
+
+
+def test_explore_in_jupyterlab(chromium, clone, tmp_path):
+    clone.run("python", "scripts/notebook_filter.py", "install")
+    # High enough for all cells, since JupyterLab draws none outside the window.
+    page = chromium.new_page(viewport={"width": 1280, "height": 4000})
+    page.set_default_timeout(PATIENCE)
+    try:
+        with jupyterlab(clone.folder, clone.environment, tmp_path) as (url, token):
+            open_and_run(page, url, token)
+            assert page.locator(".jp-Dialog").count() == 0, "JupyterLab asks something"
+            explore(page)
+            page.screenshot(path=tmp_path / "explore.png")
+            assert (tmp_path / "explore.png").stat().st_size > 50_000
+            save(page, clone)
+    finally:
+        page.close()
+        clone.run("git", "config", "--remove-section", "filter.agego-notebook")
+
+
+def explore(page):
+    """Turn the skeleton, move the slider, click on the error curve."""
+    start = page.evaluate(SEEN)
+    x, y = page.evaluate(
+        f"() => {{ const r = ({GRAPH}).querySelector('.gl-container canvas').getBoundingClientRect();"
+        " return [r.x + r.width / 2, r.y + r.height / 2]; }"
+    )
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 70, y + 20, steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        f"eye => Math.abs(({GRAPH})._fullLayout.scene._scene.getCamera().eye.x - eye.x) > 0.1", arg=start["camera"]
+    )
+    turned = page.evaluate(SEEN)
+
+    page.locator(".widget-hslider .noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    moved = seen_after(page, turned)
+    assert re.search(r"frame 2 of 24", moved["title"])
+    assert moved["pose"] != turned["pose"] and moved["cursor"] != turned["cursor"]
+    assert all(a != b for a, b in zip(moved["pictures"], turned["pictures"], strict=True))
+    assert same_angle(moved["camera"], turned["camera"])
+
+    # The peak of the error curve.
+    at = page.evaluate(f"""() => {{
+        const g = {GRAPH}, curve = g.data.find(t => t.name === 'MPJPE'), layout = g._fullLayout;
+        const y = [...curve.y], peak = y.indexOf(Math.max(...y)), box = g.getBoundingClientRect();
+        const [h, v] = [layout[curve.xaxis.replace('x', 'xaxis')], layout[curve.yaxis.replace('y', 'yaxis')]];
+        return [peak, box.x + h._offset + h.l2p(curve.x[peak]), box.y + v._offset + v.l2p(y[peak])];
+    }}""")
+    page.mouse.move(at[1], at[2] + 3)
+    page.mouse.click(at[1], at[2] + 3)
+    clicked = seen_after(page, moved)
+    assert f"frame {at[0] + 1} of 24" in clicked["title"]
+    assert clicked["pose"] != moved["pose"] and same_angle(clicked["camera"], turned["camera"])
+
+
+def save(page, clone):
+    """Save the notebook with all its outputs: a change for nobody."""
+    page.keyboard.press("Control+s")
+    path = clone.folder / NAME
+
+    def saved():
+        cells = json.loads(path.read_text())["cells"]
+        return all(c["execution_count"] for c in cells if c["cell_type"] == "code")
+
+    until(saved, "the saved notebook")
+    until(lambda: clone.run("git", "status", "--porcelain").stdout == "", "a clean `git status`")
