@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from agego_lib.datasets.prepared import check_dataset
-from agego_lib.files import read_json, replacing, write_json
+from agego_lib.datasets.prepared import check_dataset, new_hdf5
+from agego_lib.files import read_json, write_json
 from agego_lib.images import to_tensor
 from agego_lib.progress import bar
 
@@ -56,7 +56,7 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
         device = next(model.parameters()).device
         with bar(manifest["frames"], "frozen features", "frame") as progress:
             for sequence in sequences:
-                with replacing(feature_file(folder, sequence)) as partial, h5py.File(partial, "w") as file:
+                with new_hdf5(feature_file(folder, sequence)) as file:
                     for start in range(0, len(sequence), batch_size):
                         indices = np.arange(start, min(start + batch_size, len(sequence)))
                         frozen = model.frozen_features(to_tensor(sequence.images(indices)).to(device))

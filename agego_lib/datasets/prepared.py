@@ -1,9 +1,11 @@
 """The suite's own store: one HDF5 file a sequence, with frames as the network sees them and all their labels."""
 
 import hashlib
+import io
 import json
 import os
 import struct
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +26,41 @@ MAX_FRAME_BYTES, MAX_SCANS = 1 << 26, 100
 MAX_SIDE = 4096  # px, of a view
 MAX_SPLITS_BYTES = 1 << 28
 _PREPARE_AGAIN = "prepare the data again (prepare_dataset, or `dvc repro prepare`)"
+
+
+class _Disk(io.FileIO):
+    """A file that keeps the first failure to write in `error`, and from then on takes everything and loses it."""
+
+    error = None
+
+    def write(self, data):
+        view = memoryview(data).cast("B")
+        try:
+            while self.error is None and len(view):  # a disk takes part of it before it is full
+                view = view[super().write(view) :]
+        except OSError as error:
+            self.error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size=None):
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
+
+@contextmanager
+def new_hdf5(path):
+    """An h5py.File to be written at `path`, whole or not at all. Raises OSError with the path where the disk is full.
+
+    When a write fails, HDF5 crashes the whole process as it closes the file; so it never learns of the failure.
+    """
+    with replacing(path) as partial, _Disk(partial, "w+") as disk:
+        with h5py.File(disk, "w") as file:
+            yield file
+        if disk.error is not None:
+            raise OSError(str(disk.error))
 
 
 def _jpeg_size(data):
@@ -142,7 +179,7 @@ def write_and_hash(path, sequence, camera, view, quality=95, progress=None):
     if sequence.hidden is not None:
         arrays["hidden"] = np.asarray(sequence.hidden, dtype=bool)[kept]
     texts = {"frame_names": [sequence.frame_paths[i].name for i in kept], "action_names": action_names}
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs.update(attributes)
         for key, value in arrays.items():
             file.create_dataset(key, data=value)
