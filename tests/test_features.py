@@ -7,11 +7,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import shake
 from torch.utils.data import DataLoader
 
 from agego_lib.datasets import WindowDataset
 from agego_lib.features import FeatureError, FeatureStore, estimate_gb, feature_file, open_features, store_features
+from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.models.build import ABLATIONS
+from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings
+from agego_lib.training import PoseObjective, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,6 +108,37 @@ def test_the_size_is_told_before_anything_is_written(tmp_path, capsys, model, se
     store_features(tmp_path / "new", model, sequences, limit_gb=0)
     size = sum(FRAME_BYTES.values()) * 21 / 1e9
     assert f"21 frames in float16: {size:.3g} GB, of 0 GB" in capsys.readouterr().out
+
+
+def beginner():
+    """A small model at the start of training, with the quick profile's kind of decoder."""
+    torch.manual_seed(0)
+    net = shake(HeatmapNet(fpn_channels=(8, 8, 8, 8), output_bias=-2.0))
+    frames = FrameEncoder("resnet18", "heatmap_encoder", dim=32, heatmap_state=net.state_dict())
+    blocks = MotionEncoder(dim=32, depth=2, local_blocks=1, window=3)
+    mean = 0.3 * torch.randn(15, 3)
+    decoder = PoseDecoder(
+        motion_dim=32, layers=1, dropout=0.0, norm_first=True, memory_joint_embedding=True, output_mean=mean
+    )
+    return AGEgoPose(net, frames, blocks, HeatmapEmbedding(input_scale=10.0), decoder)
+
+
+def test_twenty_steps_from_the_store_have_the_losses_of_twenty_steps_from_images(tmp_path, sequences):
+    """Float16's rounding is all that differs. The steps are small: Adam makes whole steps of the tiniest gradients,
+    so that with large ones any rounding drives such small batches apart."""
+    store_features(tmp_path, beginner(), sequences, limit_gb=1)
+    engine = EngineSettings("cpu", 1, 1, "auto", "32-true", workers=0, threads=1)
+    optimiser = OptimiserSettings(10, 2, 1e-4, 1e-5, 0, 0.0, 1.0)
+    losses = {}
+    for name, source in (("images", None), ("store", open_features(tmp_path, sequences))):
+        data, log = WindowDataset(sequences, 8, 4, 10, source=source), []
+        assert len(data) == 4
+        objective = PoseObjective(beginner(), LossSettings(1.0, 0.1, 0.01))
+        fit(objective, data, optimiser, engine, log=lambda step, values, log=log: log.append(values["loss"]))
+        losses[name] = np.array(log)
+    assert len(losses["store"]) == 20 and losses["images"][-4:].mean() < 0.9 * losses["images"][:4].mean()
+    np.testing.assert_allclose(losses["store"], losses["images"], rtol=1e-3)
+    assert not np.array_equal(losses["store"], losses["images"])
 
 
 def test_the_estimate_runs_where_the_model_is(tiny_model, sequences):
