@@ -205,6 +205,8 @@ def methods_figure(image, truth_2d, prediction_2d, truth_3d, predictions, title=
     scene["aspectratio"] = {axis: 2 * length for axis, length in scene["aspectratio"].items()}
     # Places along x are no coordinates once methods are moved.
     scene["xaxis"] |= {"title": {"text": "x right, a line each 0.25 m"}, "showticklabels": False}
+    # Nearly along the line of sight, where its numbers would overlap.
+    scene["yaxis"] |= {"title": {"text": "y down"}, "showticklabels": False}
     figure.update_scenes(scene)
     return _layout(figure, title, height=430, legend=BELOW, margin={"t": 60, "b": 40, "l": 10, "r": 10})
 
@@ -353,7 +355,7 @@ def comparison_figure(rows, x_title="error (mm)", title=""):
 
 def camera_figure(camera, title=""):
     """A FisheyeCamera: image radius over the angle from the optical axis, and circles of equal angle in the image."""
-    figure = make_subplots(1, 2, column_widths=[0.45, 0.55], horizontal_spacing=0.12)
+    figure = make_subplots(1, 2, column_widths=[0.4, 0.6], horizontal_spacing=0.1)
     limit = camera.radius or math.hypot(*camera.size) / 2
     rho = np.linspace(0, limit, 200)
     rays = camera.unproject(np.add(camera.centre, rho[:, None] * [1, 0]), 1.0)
@@ -373,8 +375,8 @@ def camera_figure(camera, title=""):
         theta = math.radians(degrees)
         ring = camera.project(np.concatenate([circle * math.sin(theta), np.full((181, 1), math.cos(theta))], axis=-1))
         line = {"color": "#777777", "width": 2 if degrees % 90 == 0 else 1}
-        # The angle is written once, at the ring's highest point.
-        label = [f"{degrees}°" if i == 135 else "" for i in range(181)]
+        # Every other angle is written, once, at the ring's highest point: more would overlap.
+        label = [f"{degrees}°" if i == 135 and degrees % 30 == 0 else "" for i in range(181)]
         figure.add_trace(
             go.Scatter(x=ring[:, 0], y=ring[:, 1], mode="lines+text", line=line, text=label, name="equal angle",
                        textposition="bottom center", showlegend=degrees == 15, hoverinfo="skip"),
@@ -393,4 +395,4 @@ def camera_figure(camera, title=""):
     vertical = {"range": [height + 40, -40], "scaleanchor": "x2", "constrain": "domain"}
     figure.update_yaxes(title_text="v (px)", row=1, col=2, **vertical)
     title = title or f"{2 * angle.max():.0f} degrees of the world in one image"
-    return _layout(figure, title, legend={"orientation": "h", "y": -0.2})
+    return _layout(figure, title, height=560, legend={"orientation": "h", "y": -0.15})
