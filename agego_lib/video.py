@@ -6,9 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agego_lib.datasets.prepared import _decode as decode_jpeg
+from agego_lib.datasets.prepared import decode_jpeg
 
 IMAGES = (".jpg", ".jpeg", ".png")
+MAX_PIXELS = 64_000_000
 
 
 class VideoError(ValueError):
@@ -107,10 +108,16 @@ class FrameFolder:
                 self.skipped[path.name] = str(error)
 
 
+def _check_pixels(width, height):
+    # No fisheye camera has so many; a small file may declare gigabytes.
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} px, more than {MAX_PIXELS} in all")
+
+
 def _decode(path):
     """An image file as BGR uint8 (H, W, 3). Raises ValueError with the reason where it does not decode whole."""
     if path.suffix.lower() != ".png":
-        return decode_jpeg(path)
+        return decode_jpeg(path, _check_pixels)
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error) as error:

@@ -1,6 +1,7 @@
 """Properties that hold for any input: hypothesis looks for the one that breaks them, the same ones in every run."""
 
 import itertools
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -171,7 +172,7 @@ class Numbers:
     """As much of a prepared sequence as windows need: N frames with these numbers."""
 
     def __init__(self, numbers):
-        self.frame_numbers, self.actions = np.array(numbers), None
+        self.frame_numbers, self.actions, self.view = np.array(numbers), None, SimpleNamespace(size=4)
         self.joints_3d = np.broadcast_to(np.array(numbers, np.float32)[:, None, None], (len(numbers), 15, 3))
 
     def __len__(self):
@@ -182,6 +183,9 @@ class Numbers:
 
     def images(self, indices):
         return np.tile(np.uint8(indices)[:, None, None, None], (1, 4, 4, 3))
+
+    def planes(self, indices, out):
+        out[:] = np.uint8(indices)[:, None, None, None]
 
 
 @examples

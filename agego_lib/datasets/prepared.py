@@ -78,8 +78,11 @@ def _jpeg_size(data):
     return None
 
 
-def _decode(path, view):
-    """A JPEG file as BGR uint8 (H, W, 3). Raises ValueError with the reason where it cannot be used whole."""
+def decode_jpeg(path, check_size):
+    """A JPEG file as BGR uint8 (H, W, 3). Raises ValueError with the reason where it cannot be used whole.
+
+    check_size: called with (width, height) before any pixel is decoded; raises ValueError for a size to refuse.
+    """
     try:
         data = read_bytes(path, MAX_FRAME_BYTES)
     except OSError as error:
@@ -97,7 +100,7 @@ def _decode(path, view):
     if size is None:
         raise ValueError("JPEG without a size")
     try:
-        view.check_size(*size)
+        check_size(*size)
     except ValueError as error:
         raise ValueError(f"wrong size: {error}") from None
     if data.count(b"\xff\xda") > MAX_SCANS:
@@ -117,7 +120,7 @@ def _encode_frames(sequence, view, quality, progress):
     kept, encoded, skipped = [], [], {}
     for index, path in enumerate(sequence.frame_paths):
         try:
-            image = view.apply(_decode(path, view))
+            image = view.apply(decode_jpeg(path, view.check_size))
             done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
             if not done:
                 raise OSError(f"{path}: OpenCV could not encode the frame's view as JPEG")
