@@ -236,6 +236,8 @@ def test_lists_of_fixed_length(raw):
         ("evaluate.pck_share", [0.01, 1], [0, 1.1]),
         ("engine.devices", [1], [0]),
         ("engine.workers", [0], [-1]),
+        ("resume.every_minutes", [0, 0.5], [-1]),
+        ("resume.max_faults", [0], [-1]),
     ],
 )
 def test_ranges(raw, name, allowed, outside):

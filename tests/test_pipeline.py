@@ -101,6 +101,25 @@ def test_executed_notebooks_hold_no_error(clone):
         assert not [o for c in cells for o in c.outputs if o.output_type == "error"], report.name
 
 
+def test_nothing_is_left_to_go_on_from(smoke_run):
+    assert not [p for p in (smoke_run[0].folder / "artifacts/checkpoints").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("run", ["heatmap", "motion", "pose", "finetune", "no_motion"])
+def test_entry_point_trains_what_the_notebook_trains(clone, run):
+    """`python -m agego_lib.train`: the same weights and test poses, to the last bit, and the same curves."""
+    place = f"ablate/{run}" if run == "no_motion" else run
+    kept = [*(clone.folder / "artifacts" / place).glob("*.*"), *(clone.folder / "plots" / place).rglob("*.tsv")]
+    before = {path: path.read_bytes() for path in kept}
+    assert {path.suffix for path in kept} >= {".safetensors", ".json", ".tsv"}
+    for path in kept:
+        path.unlink()
+    clone.run("python", "-m", "agego_lib.train", run)
+    for path, content in before.items():
+        assert path.read_bytes() == content, path
+    assert not [p for p in (clone.folder / "artifacts/checkpoints").rglob("*") if p.is_file()]
+
+
 def test_second_run_has_nothing_to_do(clone):
     # As another version of Python would leave it in a folder that stages depend on.
     bytecode = clone.folder / "agego_lib/models/__pycache__/pose.cpython-399.pyc"
