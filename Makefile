@@ -39,7 +39,7 @@ bench: .venv/installed
 
 lab: .venv/installed
 	dvc pull data.dvc
-	jupyter lab --config=scripts/jupyter_config.py
+	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter jupyter lab
 
 .venv/installed: requirements.lock
 	$(PYTHON) -m venv --clear .venv

@@ -13,7 +13,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = """--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync --disable-dev-shm-usage --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader""".split()
 # Milliseconds, for a machine that is busy with something else; nothing waits longer than it must.
-PATIENCE = 90_000
+PATIENCE = 240_000
 
 
 @contextmanager
@@ -55,7 +55,8 @@ def jupyterlab(project, environment, folder):
     """
     places = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
     own = {f"JUPYTER_{name}": str(folder / name.lower()) for name in places} | {"HOME": str(folder)}
-    command = ("jupyter", "lab", "--config=scripts/jupyter_config.py", "--no-browser", "--allow-root", "--port=0")
+    own["JUPYTER_CONFIG_PATH"] = str(project / "jupyter")
+    command = ("jupyter", "lab", "--no-browser", "--allow-root", "--port=0")
     with open(folder / "log", "w") as log:
         output = {"stdout": log, "stderr": subprocess.STDOUT}
         server = subprocess.Popen(command, cwd=project, env=environment | own, **output)

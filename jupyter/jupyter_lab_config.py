@@ -1,4 +1,4 @@
-"""JupyterLab as `make lab` starts it."""
+"""JupyterLab as `make lab` starts it, which puts this folder on JUPYTER_CONFIG_PATH."""
 
 import sys
 from pathlib import Path
@@ -19,6 +19,3 @@ c = get_config()  # noqa: F821
 c.FileContentsManager.post_save_hook = after_saving
 c.ServerApp.root_dir = str(ROOT)
 c.LabApp.default_url = "/lab/tree/notebooks"
-# It would ask on its first start whether it may look for them.
-c.LabApp.news_url = None
-c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
