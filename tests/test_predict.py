@@ -3,6 +3,8 @@
 import csv
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import bvhio
@@ -272,6 +274,14 @@ def test_errors_of_the_command(tmp_path, capsys):
             predict.main(["a.mp4", *wrong])
     with pytest.raises(VideoError, match="run `make repro`"):
         predict.render_demo(tmp_path / "demo.mp4", tmp_path)
+
+
+def test_runs_without_the_suite():
+    """On a bare node there is no Jupyter, DVC, Hydra, Plotly or pandas."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('IPython', 'dvc', 'hydra', 'plotly', 'pandas', 'scipy')))"
+    command = [sys.executable, "-c", f"{blocked}; from agego_lib import predict; predict.main(['--help'])"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and "--calibration" in done.stdout, done.stderr
 
 
 # --- Streams and live prediction -----------------------------------------------------------------------------------
