@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Executed notebook -> the stage's record of its run, beside its metrics.
 PARTS = {"04_evaluation": "evaluation", "05_ablations": "ablations"}
 PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 TABLE_TAGS = {"table", "thead", "tbody", "tr", "th", "td", "p", "br", "b", "i", "em", "strong", "code", "sub", "sup"}
 NUMBER = re.compile(r"<td>(\s*[-+–]?[\d.,]*\s*%?\s*)</td>")
 
@@ -80,12 +81,15 @@ def figure(content, name):
 
 
 def output(item, name, markdown):
-    """One output of a cell as HTML, what says most first; progress bars and warnings give None (see `messages`)."""
+    """One output of a cell as HTML, what says most first; progress bars and warnings (see `messages`) give None."""
     if item.output_type == "error":
         return f'<pre class="error">{html.escape(strip_ansi(chr(10).join(item.traceback) or item.evalue))}</pre>'
     if item.output_type == "stream":
         return f"<pre>{html.escape(strip_ansi(_text(item.text)))}</pre>" if item.name == "stdout" else None
     data = item.data
+    # A live progress bar, which holds the text of its start.
+    if WIDGET in data:
+        return None
     if PLOTLY in data:
         return figure(data[PLOTLY], name)
     for kind in ("image/png", "image/jpeg"):

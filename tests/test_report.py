@@ -56,11 +56,14 @@ def root(project, tmp_path_factory):
     (root / "metrics").mkdir()
     error = new_output("error", ename="ValueError", evalue="bad", traceback=["\x1b[31mValueError\x1b[0m: bad <input>"])
     bar = new_output("stream", name="stderr", text="10%\r50%\rdone in 3 s")
+    widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%| 0/9"})
     first = new_notebook(
         cells=[
             new_markdown_cell("# 4 · Evaluation\n\nFeatures $F_s$.\n\n$$\\rho = \\frac{1}{2} \\tag{7}$$"),
             new_markdown_cell("## Tables & more"),
-            new_code_cell("x = 'secret <code>'", outputs=[bar, new_output("stream", name="stdout", text="1 < 2")]),
+            new_code_cell(
+                "x = 'secret <code>'", outputs=[bar, widget, new_output("stream", name="stdout", text="1 < 2")]
+            ),
             new_code_cell("a", outputs=[new_output("execute_result", {"text/html": TABLE, "text/plain": "t"})]),
             new_code_cell("b", outputs=[shown(bars(1.5)), new_output("display_data", {"image/png": PNG})]),
             new_code_cell("c", outputs=[error]),
@@ -158,7 +161,7 @@ def test_the_rest_of_the_outputs_is_there(page):
     assert f"data:image/png;base64,{PNG}" in page.fetched
     # Code and progress bars, as they ended, are folded away.
     assert "secret <code>" in "".join(page.folded) and "secret" not in text
-    assert "done in 3 s" in folded and "50%" not in folded + text
+    assert "done in 3 s" in folded and "50%" not in folded + text and "0/9" not in text
 
 
 def test_formulas_are_mathml(page):
