@@ -14,6 +14,8 @@ import plotly.io
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+pytest_plugins = ("browser",)
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/report.py"
 TABLE = (
     '<div><style scoped>.dataframe tbody tr th {vertical-align: top;}</style><table border="1" class="dataframe">'
@@ -188,20 +190,6 @@ def test_a_missing_notebook_is_told(root, tmp_path):
     (tmp_path / "one/reports/04_evaluation.ipynb").unlink()
     with pytest.raises(FileNotFoundError, match="make repro"):
         report.page(tmp_path / "one")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    arguments = ["--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-background-networking"]
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments, timeout=120_000)
-        yield browser
-        browser.close()
 
 
 def test_a_browser_draws_every_figure_without_a_network(chromium, root, tmp_path):
