@@ -1,15 +1,10 @@
 """Write docs/results.md from what the pipeline left, for maintainers: python scripts/results_page.py
 
-Run after `make tables`, on the machine that ran it: the page names the machine, the settings and the versions.
+Run after `make tables`, on the machine that ran it: the page names the machine and the versions, as `metrics/evaluation.run.json` has them.
 """
 
 import json
-import os
-import platform
-import subprocess
 from pathlib import Path
-
-import torch
 
 from agego_lib import paper, params
 from agego_lib.complexity import complexity
@@ -56,13 +51,16 @@ def main():
     results = load_results(ROOT, settings.ablation, tests)
     evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
     data = "embedded data" if settings.dataset.source == "synthetic" else "real data"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
+    commit, machine = run["code"]["commit"], run["machine"]
+    commit = f"{commit[:7]}{' with changes' * bool(run['code']['dirty'])}" if commit else "unknown"
     made = {name: markdown(compare(results, *rows, data)) for name, rows in tables(settings).items()}
     parts = [
         "# Results\n",
-        f"Measured at commit {commit.strip()}, {settings.prepare.size} px, windows of {settings.window.length} frames "
+        f"Measured at commit {commit}, {settings.prepare.size} px, windows of {settings.window.length} frames "
         f"(every {settings.window.step}th), {settings.visual.backbone}, seed {settings.seed}; "
-        f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}. "
+        f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch "
+        f"{run['versions']['torch']}. "
         "**The paper's figures are from the real data sets**, ours from the data that the column names; they are not "
         "to be compared unless that is the real one. Intervals are 95 % bootstraps over test sequences. Written by "
         "`scripts/results_page.py`; the same tables, with figures, are in `reports/04_evaluation.ipynb` and "

@@ -180,12 +180,24 @@ def test_wrong_setting_is_named_and_the_failed_notebook_is_kept(clone):
     settings = yaml.safe_load((clone.folder / "params.yaml").read_text())
     settings["pose"]["epochs"] = -1
     (clone.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    done = clone.run("dvc", "repro", "pose", check=False)
+    done = clone.run("python", "scripts/pipeline.py", "dvc", "repro", "pose", check=False)
     assert done.returncode
-    assert "SettingsError: params.yaml: pose.epochs is -1; expected a whole number at least 1" in done.stderr
+    error = "SettingsError: params.yaml: pose.epochs is -1; expected a whole number at least 1"
+    line = f"stage 'pose' failed: {error} [traceback: reports/03_pose_training.ipynb]"
+    assert done.stderr.splitlines()[-1] == line
     report = nbformat.read(clone.folder / "reports/03_pose_training.ipynb", as_version=4)
     failures = [o for c in report.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert [f.ename for f in failures] == ["SettingsError"]
+
+
+def test_each_metrics_file_has_its_manifest(clone):
+    commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
+    for path in outputs("metrics"):
+        run = json.loads((clone.folder / path).with_suffix(".run.json").read_text())
+        # Run before its own outcome was committed.
+        assert run["code"]["commit"] and run["code"]["commit"] != commit and run["settings"]["window"]
+        assert set(run["code"]["dirty"]) <= {"params.yaml"} and run["data"]["egopw"], path
+    assert ".run.json" not in clone.run("git", "status", "--porcelain", "-uall").stdout
 
 
 def test_metrics_diff(clone):
