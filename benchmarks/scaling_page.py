@@ -242,8 +242,9 @@ On a CPU machine most of the time goes to *{slowest.split(" (")[0]}*.
   1/{shown(training["targets"][0]["measured"])} of the rate; raise `features.limit_gb` where the disk allows, or take
   `visual.backbone: resnet18`, whose layer3 is a quarter as wide. They are not compressed: compressed files could not be
   memory-mapped, and reading one frame would unpack many.
-- **Memory**: stages read frames and features from memory-mapped files, so that the kernel's page cache grows, not the process; what a
-  process keeps for each frame are its labels (about 0.5 kB) and, in prediction, its pose.
+- **Memory**: frames and features are read from memory-mapped files; their pages count as the process's but go back when
+  memory is short. What a process keeps for each frame are its labels (about 0.5 kB) and, in prediction, its pose.
+  Preparation holds one sequence's JPEGs a process: fewer `prepare.workers` where sequences are very long.
 """
     (ROOT / "docs" / "scaling.md").write_text(text)
     print(f"docs/scaling.md written from {RESULTS.name}/")
