@@ -1,6 +1,7 @@
 """Checkpoints: where a training run stands, written so that a run killed at any moment goes on from the last one."""
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -8,7 +9,9 @@ import pickle
 import random
 import shutil
 import sys
+import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,28 @@ class Checkpoint:
     def faults_path(self):
         """Where the batches of a run that stopped for its faults are named."""
         return self.path.with_suffix(".faults.json")
+
+    @contextmanager
+    def locked(self, wait=10.0):
+        """While it lasts, no other process trains here.
+
+        A notebook's kernel lives on for a second when what started it is killed, which `wait` allows for. The system
+        takes the lock from a process that ends, however it ends. Raises TrainingError.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "w") as file:
+            until = time.monotonic() + wait
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise TrainingError(
+                            f"{self.path}: another process trains the same here; wait for its end, or end it"
+                        ) from None
+                    time.sleep(0.1)
+            yield
 
     def write(self, state, identity):
         """Replace the file by one of `state` (tensors and plain values) in one step: whoever reads sees all or none.

@@ -5,7 +5,7 @@ import os
 import signal
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +265,7 @@ def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, check
     run, stepper = fabric.setup(objective, adam)
     run.train()
     with (
+        checkpoint.locked() if checkpoint and fabric.is_global_zero else nullcontext(),
         bar(steps, label, "step", show=fabric.is_global_zero) as progress,
         synced_batch_norm(objective, ranks),
         watched.naming_dead_workers(),

@@ -206,6 +206,22 @@ def test_sigterm_leaves_a_checkpoint_and_a_status(tmp_path):
     same(train("pose", folder), alone)
 
 
+def test_two_processes_do_not_train_the_same(tmp_path, monkeypatch):
+    """The second waits a little, and then says so; a lock whose holder was killed is free."""
+    path = tmp_path / "checkpoints/main.pt"
+    process = in_child(lambda: train("pose", tmp_path, slow=0.5), wait=False)
+    while not path.exists():
+        time.sleep(0.01)
+    with (
+        pytest.raises(TrainingError, match=r"main\.pt: another process trains the same here"),
+        Checkpoint(path, 1, 0).locked(wait=0.2),
+    ):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    with Checkpoint(path, 1, 0).locked():
+        process.join()
+
+
 def test_checkpoints_come_each_epoch_and_after_a_time(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(Checkpoint, "write", lambda self, state, identity: steps.append(state["step"]))
