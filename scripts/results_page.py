@@ -1,6 +1,7 @@
 """Write docs/results.md from what the pipeline left, for maintainers: python scripts/results_page.py
 
-Run after `make tables`, on the machine that ran it: the page names the machine and the versions, as `metrics/evaluation.run.json` has them.
+Run after `make tables`, in the folder that it ran in: the page names the machine and the versions that
+`metrics/evaluation.run.json` keeps.
 """
 
 import json
