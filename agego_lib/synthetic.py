@@ -277,22 +277,23 @@ def render_datasets(
     for dataset in ("egopw", "sceneego"):
         _clear(out / dataset)
         (out / dataset / "fisheye.calibration.json").write_text(camera.to_json() + "\n")
-    for split, jobs in plan.items():
-        dataset, part = split.split("_")
-        (out / dataset / f"{part}_{dataset}.txt").write_text("".join(f"{job.name}\n" for job in jobs))
     tasks = [(split, job) for split, jobs in plan.items() for job in jobs]
     summary = dict.fromkeys(plan, 0)
     if workers == 1:
         for split, job in tasks:
             summary[split] += _render(job, sources, out, progress)
-        return summary
-    # One OpenCV thread each: the processes already fill the cores.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        futures = {pool.submit(_render, job, sources, out): (split, job) for split, job in tasks}
-        for future in as_completed(futures):
-            split, job = futures[future]
-            summary[split] += future.result()
-            if progress:
-                progress(job.frames)
+    else:
+        # One OpenCV thread each: the processes already fill the cores.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            futures = {pool.submit(_render, job, sources, out): (split, job) for split, job in tasks}
+            for future in as_completed(futures):
+                split, job = futures[future]
+                summary[split] += future.result()
+                if progress:
+                    progress(job.frames)
+    # Last, as a set that is not whole must not be prepared.
+    for split, jobs in plan.items():
+        dataset, part = split.split("_")
+        (out / dataset / f"{part}_{dataset}.txt").write_text("".join(f"{job.name}\n" for job in jobs))
     return summary

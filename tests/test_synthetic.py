@@ -350,6 +350,23 @@ def test_another_seed_other_pictures_and_rendering_again_replaces(sources, rende
     assert (tmp_path / "mine" / "egopw" / "notes.txt").read_text() == "keep me"
 
 
+def test_a_set_that_is_not_whole_cannot_be_prepared(sources, tmp_path, monkeypatch):
+    """Stopped before the last sequence, rendering leaves no list, which preparation asks for by name."""
+    render, done = synthetic._render, []
+
+    def stopped(job, *rest):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(job)
+        return render(job, *rest)
+
+    monkeypatch.setattr(synthetic, "_render", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic.render_datasets(sources, tmp_path, frames_per_sequence=2, **TINY)
+    assert len(list(tmp_path.rglob("*.pkl"))) == 3 and len(done) == 3
+    assert not list(tmp_path.rglob("t*_*.txt"))
+
+
 def test_settings_out_of_range_are_refused(sources, tmp_path):
     for wrong in ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_train": (30, 1)}):
         with pytest.raises(ValueError, match="expected"):
