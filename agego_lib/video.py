@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agego_lib.datasets.prepared import decode_jpeg
+from agego_lib.datasets.jpeg import decode_jpeg
 
 IMAGES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 64_000_000
