@@ -74,6 +74,17 @@ def test_every_stage_runs(smoke_run):
             assert (copy.folder / path).exists(), f"{path} was not written"
 
 
+# Before the tests that run stages again: git ignores manifests, so that none of them is put back.
+def test_each_metrics_file_has_its_manifest(clone):
+    commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
+    for path in outputs("metrics"):
+        run = json.loads((clone.folder / path).with_suffix(".run.json").read_text())
+        # Run before its own outcome was committed.
+        assert run["code"]["commit"] and run["code"]["commit"] != commit and run["settings"]["window"]
+        assert set(run["code"]["dirty"]) <= {"params.yaml"} and run["data"]["egopw"], path
+    assert ".run.json" not in clone.run("git", "status", "--porcelain", "-uall").stdout
+
+
 def test_copy_runs_its_own_library(clone):
     done = clone.run("python", "-c", "import agego_lib; print(agego_lib.__file__)", within="notebooks")
     assert Path(done.stdout.strip()).is_relative_to(clone.folder)
@@ -188,16 +199,6 @@ def test_wrong_setting_is_named_and_the_failed_notebook_is_kept(clone):
     report = nbformat.read(clone.folder / "reports/03_pose_training.ipynb", as_version=4)
     failures = [o for c in report.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert [f.ename for f in failures] == ["SettingsError"]
-
-
-def test_each_metrics_file_has_its_manifest(clone):
-    commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
-    for path in outputs("metrics"):
-        run = json.loads((clone.folder / path).with_suffix(".run.json").read_text())
-        # Run before its own outcome was committed.
-        assert run["code"]["commit"] and run["code"]["commit"] != commit and run["settings"]["window"]
-        assert set(run["code"]["dirty"]) <= {"params.yaml"} and run["data"]["egopw"], path
-    assert ".run.json" not in clone.run("git", "status", "--porcelain", "-uall").stdout
 
 
 def test_metrics_diff(clone):
