@@ -119,7 +119,10 @@ def save(page, clone):
     path = clone.folder / NAME
 
     def saved():
-        cells = json.loads(path.read_text())["cells"]
+        try:
+            cells = json.loads(path.read_text())["cells"]
+        except ValueError:  # half written
+            return False
         return all(c["execution_count"] for c in cells if c["cell_type"] == "code")
 
     until(saved, "the saved notebook")
