@@ -56,7 +56,8 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
         device = next(model.parameters()).device
         with bar(manifest["frames"], "frozen features", "frame") as progress:
             for sequence in sequences:
-                with new_hdf5(feature_file(folder, sequence)) as file:
+                size = round(estimate * 1e9 / frames * len(sequence))
+                with new_hdf5(feature_file(folder, sequence), size) as file:
                     for start in range(0, len(sequence), batch_size):
                         indices = np.arange(start, min(start + batch_size, len(sequence)))
                         frozen = model.frozen_features(to_tensor(sequence.images(indices)).to(device))

@@ -1,7 +1,6 @@
 """The suite's own store: one HDF5 file a sequence, with frames as the network sees them and all their labels."""
 
 import hashlib
-import io
 import json
 import os
 from contextlib import contextmanager
@@ -26,39 +25,29 @@ MAX_SPLITS_BYTES = 1 << 28
 _PREPARE_AGAIN = "prepare the data again (prepare_dataset, or `dvc repro prepare`)"
 
 
-class _Disk(io.FileIO):
-    """A file that keeps the first failure to write in `error`, and from then on takes everything and loses it."""
-
-    error = None
-
-    def write(self, data):
-        view = memoryview(data).cast("B")
-        try:
-            while self.error is None and len(view):  # a disk takes part of it before it is full
-                view = view[super().write(view) :]
-        except OSError as error:
-            self.error = error
-        return memoryview(data).nbytes
-
-    def truncate(self, size=None):
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size
+def _reserve(path, size):
+    """Take up `size` bytes of the disk for a file. Raises OSError where they are not to be had."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 @contextmanager
-def new_hdf5(path):
+def new_hdf5(path, size):
     """An h5py.File to be written at `path`, whole or not at all. Raises OSError with the path where the disk is full.
 
-    When a write fails, HDF5 crashes the whole process as it closes the file; so it never learns of the failure.
+    size: bytes of all arrays and texts. Their room is taken first, since where a write fails, HDF5 crashes the whole
+    process as it closes the file.
     """
-    with replacing(path) as partial, _Disk(partial, "w+") as disk:
-        with h5py.File(disk, "w") as file:
+    size += 1 << 16  # HDF5's own
+    with replacing(path) as partial:
+        _reserve(partial, size)
+        with h5py.File(partial, "w") as file:
+            _reserve(partial, size)  # opening has given it back
             yield file
-        if disk.error is not None:
-            raise OSError(str(disk.error))
+            file.flush()
+            end = file.id.get_filesize()
+        os.truncate(partial, end)
 
 
 def _encode_frames(sequence, view, quality, progress):
@@ -128,7 +117,10 @@ def write_and_hash(path, sequence, camera, view, quality=95, progress=None):
     if sequence.hidden is not None:
         arrays["hidden"] = np.asarray(sequence.hidden, dtype=bool)[kept]
     texts = {"frame_names": [sequence.frame_paths[i].name for i in kept], "action_names": action_names}
-    with new_hdf5(path) as file:
+    # A text takes up to 40 bytes more than its own.
+    size = sum(value.nbytes for value in arrays.values())
+    size += sum(len(text.encode()) + 40 for values in texts.values() for text in values)
+    with new_hdf5(path, size) as file:
         file.attrs.update(attributes)
         for key, value in arrays.items():
             file.create_dataset(key, data=value)
