@@ -21,12 +21,17 @@ sys.path.append(str(ROOT / "tests"))
 from browser import NAMES, PATIENCE, jupyterlab, launched  # noqa: E402
 from test_browser import GRAPH, open_and_run  # noqa: E402
 
-# Each move waits for the figure to be drawn; resolves to milliseconds.
+# Each move waits until the figure that shows another frame is drawn; resolves to milliseconds.
 MOVES = f"""async moves => {{
     const g = {GRAPH}, handle = document.querySelector('.widget-hslider .noUi-handle'), times = [];
     handle.focus();
     for (let i = 0; i < moves; i++) {{
-        const start = performance.now(), drawn = new Promise(done => g.once('plotly_afterplot', done));
+        const start = performance.now(), title = g.layout.title.text;
+        const drawn = new Promise((done, fail) => {{
+            const look = () => g.layout.title.text !== title && (g.removeListener('plotly_afterplot', look), done());
+            g.on('plotly_afterplot', look);
+            setTimeout(() => fail(new Error('a move of the slider changed nothing')), 20000);
+        }});
         handle.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight', bubbles: true}}));
         await drawn;
         times.push(performance.now() - start);
@@ -49,7 +54,7 @@ def in_browser(path, moves):
     """Milliseconds from the slider's move to the drawn figure, in JupyterLab in a Chromium at `path`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder, launched(path) as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 1600})
+        page = browser.new_page(viewport={"width": 1280, "height": 4000})
         page.set_default_timeout(PATIENCE)
         with jupyterlab(ROOT, environment, Path(folder)) as (url, token):
             open_and_run(page, url, token)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from agego_lib import train as entry
 from agego_lib import training
 from agego_lib.checkpoints import Checkpoint
 from agego_lib.distributed import _SyncedBatchNorm, synced_batch_norm
@@ -205,6 +206,17 @@ def test_a_bad_share_skips_the_step_of_all(tmp_path):
 def test_a_failure_in_a_started_process_is_told():
     with pytest.raises(TrainingError, match=r"(?s)a training process failed.*2 processes share batches of 1"):
         train("pose", replace(ENGINE, devices=2, strategy="ddp_notebook"), replace(OPTIMISER, batch_size=1))
+
+
+def test_entry_point_takes_torchruns_numbers_and_refuses_by_name(monkeypatch, capsys, project):
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert entry.launched(ENGINE) == ENGINE
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert entry.launched(ENGINE) == replace(ENGINE, devices=4, num_nodes=2)
+    assert entry.main(["no_head"]) == 1
+    assert "ValueError: run is 'no_head'; expected one of pose, finetune" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", [(7, 6), (5, 6, 4, 3)])
