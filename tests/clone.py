@@ -11,6 +11,8 @@ def smoke_run(tmp_path_factory):
     """(copy, output of the run); the run's lock file, metrics and curves are committed."""
     copy = Copy(tmp_path_factory.mktemp("clone"))
     done = copy.run_pipeline()
+    # Git ignores them, so that what tests run later would leave its own in their place.
+    copy.manifests = {p.relative_to(copy.folder).as_posix(): p.read_text() for p in copy.folder.rglob("*.run.json")}
     copy.commit("smoke run")
     yield copy, done.stdout
     # Over a gigabyte, which pytest would keep three times.

@@ -74,13 +74,13 @@ def test_every_stage_runs(smoke_run):
             assert (copy.folder / path).exists(), f"{path} was not written"
 
 
-# Before the tests that run stages again: git ignores manifests, so that none of them is put back.
 def test_each_metrics_file_has_its_manifest(clone):
-    commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
-    for path in outputs("metrics"):
-        run = json.loads((clone.folder / path).with_suffix(".run.json").read_text())
+    before = clone.run("git", "rev-parse", "HEAD~1").stdout.strip()
+    assert set(clone.manifests) == {str(Path(path).with_suffix(".run.json")) for path in outputs("metrics")}
+    for path, text in clone.manifests.items():
+        run = json.loads(text)
         # Run before its own outcome was committed.
-        assert run["code"]["commit"] and run["code"]["commit"] != commit and run["settings"]["window"]
+        assert run["code"]["commit"] == before and run["settings"]["window"], path
         assert set(run["code"]["dirty"]) <= {"params.yaml"} and run["data"]["egopw"], path
     assert ".run.json" not in clone.run("git", "status", "--porcelain", "-uall").stdout
 
