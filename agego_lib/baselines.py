@@ -4,7 +4,6 @@ Each is a small class after the idea of a known method, frame by frame; its docs
 keeps and what it does not. The mean pose, the weakest of them, is `evaluation.mean_pose`.
 """
 
-from bisect import bisect_right
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,15 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from agego_lib import metrics
+from agego_lib.datasets import FrameItems
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.losses import PoseLoss
 from agego_lib.progress import bar
 
 
-class FrameFeatures(Dataset):
+class FrameFeatures(FrameItems):
     """Single frames of prepared sequences as the baselines see them, from a FeatureStore.
 
     An item: `heatmaps` (J, h, w) and `trunk` (C, h', w') float32, `pixels` (J, 2) float32, the maps' peaks in shares
@@ -31,11 +30,8 @@ class FrameFeatures(Dataset):
     def __init__(self, sequences, store):
         if store is None:
             raise ValueError("baselines read stored features; raise features.limit_gb and run `dvc repro features`")
-        self.sequences, self.store = list(sequences), store
-        self._ends = np.cumsum([len(s) for s in self.sequences]).tolist()
-
-    def __len__(self):
-        return self._ends[-1] if self._ends else 0
+        super().__init__(sequences)
+        self.store = store
 
     def frames(self, number, indices):
         """Frames `indices` (n,) of sequence `number` -> dict of arrays (n, ...)."""
@@ -54,19 +50,8 @@ class FrameFeatures(Dataset):
             "joints_3d": sequence.joints_3d[indices],
         }
 
-    def _place(self, item):
-        """(sequence index, frame index) of an item."""
-        number = bisect_right(self._ends, item)
-        return number, item - self._ends[number] + len(self.sequences[number])
-
-    def describe(self, item):
-        """Which sequence and frame an item is, for messages."""
-        number, frame = self._place(item)
-        sequence = self.sequences[number]
-        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
-
     def __getitem__(self, item):
-        number, frame = self._place(item)
+        number, frame = self.place(item)
         return {name: torch.from_numpy(value[0]) for name, value in self.frames(number, [frame]).items()}
 
 

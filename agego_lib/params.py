@@ -196,7 +196,7 @@ class AblationSettings:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Lightning Fabric's own settings, loader workers and CPU threads (0: as many as there are)."""
+    """Lightning Fabric's own settings, loader workers and CPU threads (0: OMP_NUM_THREADS, or as many as there are)."""
 
     accelerator: str
     devices: int = setting(low=1)

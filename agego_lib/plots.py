@@ -290,6 +290,34 @@ def bars_figure(labels, series, x_title, y_title, title=""):
     return _layout(figure, title, barmode="group", showlegend=len(series) > 1)
 
 
+def confusion_figure(counts, names, title=""):
+    """Which class was taken for which. counts: (n, n), true classes by guessed ones; shares of each row are shown."""
+    counts = np.asarray(counts, dtype=np.float64)
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"counts of shape {counts.shape}; expected {(len(names),) * 2} for {len(names)} names")
+    # A class without any frame has no shares.
+    shares = np.divide(
+        counts, counts.sum(1, keepdims=True), out=np.full_like(counts, np.nan), where=counts.any(1)[:, None]
+    )
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares,
+            x=list(names),
+            y=list(names),
+            customdata=counts,
+            texttemplate="%{z:.0%}",
+            hovertemplate="%{y} taken for %{x}: %{z:.0%} (%{customdata:.0f} frames)<extra></extra>",
+            colorscale="Cividis",
+            zmin=0,
+            zmax=1,
+            colorbar={"title": "share of<br>true frames", "tickformat": ".0%"},
+        )
+    )
+    figure.update_xaxes(title_text="guessed action", tickangle=-40)
+    figure.update_yaxes(title_text="true action", autorange="reversed", scaleanchor="x", constrain="domain")
+    return _layout(figure, title, height=160 + 46 * len(names))
+
+
 def joint_error_figure(errors, title="", y_title="mean error (mm)"):
     """Joint-wise errors, or another number a joint, as grouped bars (Fig. 4).
 

@@ -23,7 +23,7 @@ from agego_lib.bvh import write_bvh
 from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
 from agego_lib.inference import PoseStream
 from agego_lib.models.backbone import WeightsError
-from agego_lib.models.build import load_model
+from agego_lib.models.build import for_inference, load_model
 from agego_lib.progress import bar
 from agego_lib.skeleton import JOINT_NAMES
 from agego_lib.video import VideoError, VideoWriter, open_frames, render_video
@@ -194,7 +194,7 @@ def predict_video(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     window = config["window"]
     max_gap = window["max_gap"]
-    network, rate = network.to(device), frames.fps / every
+    network, rate = for_inference(network).to(device), frames.fps / every
 
     def stream():
         return PoseStream(network, window["length"], window["stride"], window["step"], chunk)

@@ -146,7 +146,7 @@ def make_fabric(engine, seed):
 
     CPU threads, seeds, those of loader workers and deterministic algorithms are set here, in one place.
     """
-    torch.set_num_threads(engine.threads or max(1, os.cpu_count() // engine.devices))
+    torch.set_num_threads(engine.threads or _threads(engine.devices))
     # Operations without a deterministic kernel (some of CUDA's) warn. Memory is not filled, which would cost time.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -162,6 +162,11 @@ def make_fabric(engine, seed):
         fabric.launch()
     _seed(fabric, seed)
     return fabric
+
+
+def _threads(processes):
+    """CPU threads of each process where the settings leave it open: what OMP_NUM_THREADS says, or a share of all."""
+    return int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0]) or max(1, os.cpu_count() // processes)
 
 
 def _seed(fabric, seed):
@@ -215,7 +220,7 @@ def _fit_here(fabric, threads, result, objective, dataset, optimiser, workers, s
     """`_fit` in a process that Fabric started for it; the first one leaves what it trained in the file `result`."""
     # OpenMP's threads do not survive a fork: a forked process that asked for more than its own would wait for ever.
     forked = fabric.strategy.launcher._start_method == "fork"
-    torch.set_num_threads(1 if forked else threads or max(1, os.cpu_count() // fabric.strategy.num_processes))
+    torch.set_num_threads(1 if forked else threads or _threads(fabric.strategy.num_processes))
     _seed(fabric, seed)
     history = _fit(fabric, objective, dataset, optimiser, workers, seed, *rest)
     if fabric.is_global_zero:

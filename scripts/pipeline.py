@@ -1,18 +1,29 @@
-"""Run a command of DVC and, should it fail, end with one line that says where: python scripts/pipeline.py dvc repro
+"""Run the pipeline, rows of its tables side by side: python scripts/pipeline.py [STAGE ...] [-S profile=full]
 
-The line names the stage, the error, and the executed notebook, which holds the traceback.
+Each stage is `dvc repro` of that stage alone, once all that it needs is there. Rows of a matrix share the cores between
+them: networks this small gain little from a second core, and two of them on a core each nearly twice as much. Any other
+stage has the machine to itself, and comes before rows. Should a stage fail, what runs is finished, and the last line
+names the stage, the error, and the executed notebook, which holds the traceback.
 """
 
+import argparse
+import json
+import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRESS = re.compile(r"\d+%\|")  # of a line that tqdm writes over and over
 
 
 def stage_of(report, stages):
@@ -49,12 +60,141 @@ def last_failure(root, since):
     return None
 
 
+def reach(edges, starts):
+    """All that can be reached from `starts` along `edges`, {node: its next ones}, with the starts themselves."""
+    found, todo = set(), list(starts)
+    while todo:
+        if (node := todo.pop()) not in found:
+            found.add(node)
+            todo += edges.get(node, ())
+    return found
+
+
+class Graph:
+    """Stages in the order of dvc.yaml, from what `dvc dag --dot` and `dvc status --json` print."""
+
+    def __init__(self, dot, status):
+        self.before, self.after = {}, {}
+        for stage in re.findall(r'^"([^"]+)";', dot, re.MULTILINE):
+            self.before[stage], self.after[stage] = [], []
+        for stage, next_one in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
+            self.before[next_one].append(stage)
+            self.after[stage].append(next_one)
+        self.changed = set(status)
+
+    def pending(self, targets=()):
+        """Stages to be run: changed ones and all that follows from them; only what `targets` need, if there are any."""
+        needed = reach(self.before, targets or self.before)
+        stale = reach(self.after, self.changed & self.before.keys())
+        # Data files tracked by themselves (data.dvc) are not stages.
+        return [stage for stage in self.before if stage in needed & stale and not stage.endswith(".dvc")]
+
+
+class Screen:
+    """What stages print, each line under its stage's name, and the bars of all of them in one line at the bottom."""
+
+    def __init__(self):
+        self.bars, self.lock, self.drawn, self.live = {}, threading.Lock(), 0.0, sys.stderr.isatty()
+
+    def line(self, stage, text):
+        with self.lock:
+            if PROGRESS.search(text):
+                self.bars[stage] = " ".join(re.sub(r"\|.*?\|", "", text, count=1).split())
+                # A log that is no terminal gets a line a minute.
+                if time.monotonic() - self.drawn > (0.5 if self.live else 60):
+                    self.drawn = time.monotonic()
+                    shown = "   ".join(f"[{name}] {bar}" for name, bar in self.bars.items())
+                    print(
+                        f"\r\033[K{shown[:200]}" if self.live else shown, end="" if self.live else "\n", file=sys.stderr
+                    )
+                    sys.stderr.flush()
+            elif text.strip():
+                print("\r\033[K" * self.live + f"[{stage}] {text}", file=sys.stderr, flush=True)
+
+    def end(self, stage):
+        with self.lock:
+            self.bars.pop(stage, None)
+
+
+def run_stage(stage, threads, screen):
+    """`dvc repro` of one stage -> its exit code."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    # Two of them may come to write dvc.lock at once: the second then waits.
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    started = time.monotonic()
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for text in process.stdout:  # a carriage return ends a line too
+            screen.line(stage, text.rstrip())
+    screen.end(stage)
+    screen.line(stage, f"{'failed' if process.returncode else 'done'} after {time.monotonic() - started:.0f} s")
+    return process.returncode
+
+
+def run_stages(graph, targets, jobs, cores, start=run_stage):
+    """Run what is pending, up to `jobs` rows side by side -> whether all of it went well."""
+    waiting, running, well, screen = graph.pending(targets), {}, True, Screen()
+    if not waiting:
+        print("Data and pipelines are up to date.")
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            open_ones = {*waiting, *running.values()}
+            ready = [s for s in waiting if not (reach(graph.before, [s]) - {s}) & open_ones] if well else []
+            single = [s for s in ready if "@" not in s]
+            if not all("@" in s for s in running.values()) or (single and running):
+                ready = []
+            for stage in single[:1] if ready and single else ready[: jobs - len(running)]:
+                # By the stage, not by what happens to run: numbers depend on how many threads add them up.
+                threads = max(1, cores // jobs) if "@" in stage else None
+                running[pool.submit(start, stage, threads, screen)] = stage
+                waiting.remove(stage)
+            if not running:
+                break
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                well &= done.result() == 0
+                del running[done]
+    return well
+
+
+def compose_settings(root, overrides):
+    """Write params.yaml as `dvc exp run -S` would."""
+    with initialize_config_dir(str(root / "conf"), version_base=None):
+        settings = compose("config", overrides=overrides)
+    OmegaConf.resolve(settings)
+    (root / "params.yaml").write_text(OmegaConf.to_yaml(settings))
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].split(":")[0])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these and what they need (default: all)")
+    parser.add_argument("-S", action="append", dest="overrides", metavar="NAME=VALUE", help="compose params.yaml anew")
+    parser.add_argument("--jobs", type=int, help="rows side by side (default: one a core up to 4; 1 on a GPU)")
+    arguments = parser.parse_args()
+    if arguments.overrides:
+        compose_settings(ROOT, arguments.overrides)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    accelerator = yaml.safe_load((ROOT / "params.yaml").read_text())["engine"]["accelerator"]
+    jobs = arguments.jobs or (min(cores, 4) if accelerator == "cpu" else 1)
+
+    def dvc(*command):
+        done = subprocess.run(["dvc", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)  # DVC has said why
+        return done.stdout
+
+    graph = Graph(dvc("dag", "--dot"), json.loads(dvc("status", "--json")))
+    if unknown := set(arguments.stages) - graph.before.keys():
+        sys.exit(f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(graph.before)}")
     since = time.time() - 1  # file systems may round down
-    code = subprocess.run(sys.argv[1:], cwd=ROOT, check=False).returncode
-    if code and (line := last_failure(ROOT, since)):
-        print(line, file=sys.stderr)
-    sys.exit(code)
+    if not run_stages(graph, arguments.stages, jobs, cores):
+        sys.exit(last_failure(ROOT, since) or "a stage failed; what it said is above")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Small made-up data and models that several test files share."""
 
 import copy
+import multiprocessing
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from agego_lib.models.build import ABLATIONS
 SIZE = (160, 128)
 CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), (-36.0, 0.0, 0.009), (60.0, 44.0, 10.0), 64.0)
 MOTION = 32
+# Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 
 
 @pytest.fixture(scope="session")

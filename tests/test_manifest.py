@@ -1,14 +1,11 @@
 """What is written beside the metrics, and what a failure leaves: manifests, whole files, one line about a run."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -177,64 +174,3 @@ def test_half_written_poses_have_no_name_that_anyone_looks_for(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         save_poses(tmp_path / "egopw.npz", [np.zeros((2, 15, 3))])
     assert not list(tmp_path.iterdir())
-
-
-# --- the line about a failed pipeline -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pipeline(project):
-    spec = importlib.util.spec_from_file_location("pipeline", project / "scripts/pipeline.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def executed(*statuses, error=None):
-    cells = []
-    for number, status in enumerate(statuses):
-        cell = nbformat.v4.new_code_cell("x", metadata={"papermill": {"status": status}}, execution_count=number)
-        if status == "failed":
-            cell.outputs = [
-                nbformat.v4.new_output("error", ename="TrainingError", evalue=error, traceback=["...", "..."])
-            ]
-        cells.append(cell)
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), *cells])
-
-
-@pytest.mark.parametrize(
-    ("report", "stage"),
-    [
-        ("03_pose_finetuning", "finetune"),
-        ("ablate_no_motion", "ablate@no_motion"),
-        ("ablate_no_motion-2", "reseed@no_motion-2"),
-        ("ablate_heatmap_mse", "ablate_loss@mse"),
-        ("02_heatmap_training", "heatmap"),
-        ("baseline_nearest", "baseline@nearest"),
-    ],
-)
-def test_the_line_names_stage_error_and_report(pipeline, project, tmp_path, report, stage):
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "dvc.yaml").write_text((project / "dvc.yaml").read_text())
-    nbformat.write(executed("completed", "completed"), tmp_path / "reports/01_data_preparation.ipynb")
-    path = tmp_path / f"reports/{report}.ipynb"
-    since = path.parent.stat().st_mtime - 1
-    nbformat.write(executed("completed", "completed"), path)
-    assert pipeline.last_failure(tmp_path, since) is None
-    nbformat.write(executed("completed", "failed", "pending", error="loss nan\nat step 3"), path)
-    line = f"stage '{stage}' failed: TrainingError: loss nan at step 3 [traceback: reports/{report}.ipynb]"
-    assert pipeline.last_failure(tmp_path, since) == line
-    assert pipeline.last_failure(tmp_path, since + 1e6) is None, "a failure of an earlier run"
-    nbformat.write(executed("completed", "running", "pending"), path)
-    assert "it was killed before it ended" in pipeline.last_failure(tmp_path, since)
-
-
-@pytest.mark.parametrize("code", [0, 3])
-def test_the_commands_status_is_kept(pipeline, monkeypatch, tmp_path, project, code):
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "dvc.yaml").write_text((project / "dvc.yaml").read_text())
-    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pipeline.py", "sh", "-c", f"exit {code}"])
-    with pytest.raises(SystemExit) as caught:
-        pipeline.main()
-    assert caught.value.code == code

@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import resource
 import signal
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import CHILDREN
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from torch import nn
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINE = EngineSettings("cpu", 1, 1, "auto", "32-true", workers=0, threads=1)
 OPTIMISER = OptimiserSettings(3, 4, 1e-2, 1e-3, warmup_steps=2, weight_decay=0.01, grad_clip=1.0)
 OFTEN = ResumeSettings(every_minutes=0, max_faults=0)
-FORK = multiprocessing.get_context("fork")
 
 
 class Items(Dataset):
@@ -104,18 +103,18 @@ def train(name, folder, resume=OFTEN, optimiser=OPTIMISER, slow=0.0, seed=0):
     return objective.state_dict(), log.series, files, torch.get_rng_state()
 
 
-def in_child(function, *arguments, wait=True):
-    """Run it in a process of its own, forked so that torch need not be imported again."""
-
-    def quiet():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        function(*arguments)
-
-    process = FORK.Process(target=quiet)
+def in_child(function, *arguments, wait=True, **named):
+    """Run it in a process of its own -> that process."""
+    process = CHILDREN.Process(target=_quiet, args=(function, arguments, named))
     process.start()
     if wait:
         process.join()
     return process
+
+
+def _quiet(function, arguments, named):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    function(*arguments, **named)
 
 
 def same(a, b):
@@ -130,7 +129,7 @@ def test_killed_at_random_moments(tmp_path, name):
     folder, draw, kills = tmp_path / "killed", np.random.default_rng(len(name)), 0
     path = folder / "checkpoints/main.pt"
     while kills < 3:
-        process = in_child(lambda: train(name, folder, slow=0.01), wait=False)
+        process = in_child(train, name, folder, slow=0.01, wait=False)
         before = path.stat().st_ino if path.exists() else None
         # Once it has got further than the last one did, and then any time.
         while process.is_alive() and (path.stat().st_ino if path.exists() else None) == before:
@@ -144,11 +143,9 @@ def test_killed_at_random_moments(tmp_path, name):
     same(train(name, folder), alone)
 
 
-@pytest.mark.parametrize("moment", ["half written", "written, not renamed", "just renamed"])
-def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
-    alone = train("pose", tmp_path / "alone")
-    folder, done = tmp_path / "killed", []
-    save, rename = torch.save, os.replace
+def train_until_killed(folder, moment):
+    """The process ends at the given moment of the sixth checkpoint."""
+    done, save, rename = [], torch.save, os.replace
 
     def kill():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -168,11 +165,16 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, monkeypatch, moment):
             kill()
         done.append(paths)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.os, "replace", replace_file)
-        if moment == "half written":
-            patch.setattr(checkpoints.torch, "save", half)
-        assert in_child(train, "pose", folder).exitcode == -signal.SIGKILL
+    checkpoints.os.replace = replace_file
+    if moment == "half written":
+        checkpoints.torch.save = half
+    train("pose", folder)
+
+
+@pytest.mark.parametrize("moment", ["half written", "written, not renamed", "just renamed"])
+def test_killed_while_a_checkpoint_is_written(tmp_path, moment):
+    alone, folder = train("pose", tmp_path / "alone"), tmp_path / "killed"
+    assert in_child(train_until_killed, folder, moment).exitcode == -signal.SIGKILL
     kept = torch.load(folder / "checkpoints/main.pt", weights_only=True)["step"]
     assert kept == (6 if moment == "just renamed" else 5)
     assert (folder / "checkpoints/main.partial").exists() is (moment != "just renamed")
@@ -195,7 +197,7 @@ def test_an_ended_run_is_not_trained_again_until_the_place_is_finished(tmp_path,
 def test_sigterm_leaves_a_checkpoint_and_a_status(tmp_path):
     alone, folder = train("pose", tmp_path / "alone"), tmp_path / "ended"
     never = replace(OFTEN, every_minutes=1e6)
-    process = in_child(lambda: train("pose", folder, never, slow=0.05), wait=False)
+    process = in_child(train, "pose", folder, never, slow=0.05, wait=False)
     while not any((folder / "curves").rglob("loss.tsv")) and process.is_alive():
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
@@ -209,7 +211,7 @@ def test_sigterm_leaves_a_checkpoint_and_a_status(tmp_path):
 def test_two_processes_do_not_train_the_same(tmp_path, monkeypatch):
     """The second waits a little, and then says so; a lock whose holder was killed is free."""
     path = tmp_path / "checkpoints/main.pt"
-    process = in_child(lambda: train("pose", tmp_path, slow=0.5), wait=False)
+    process = in_child(train, "pose", tmp_path, slow=0.5, wait=False)
     while not path.exists():
         time.sleep(0.01)
     with (
@@ -312,6 +314,12 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         train("heatmap", tmp_path)
 
 
+def write_with_little_room(checkpoint, state, identity):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    with pytest.raises(TrainingError, match=r"main\.pt: the checkpoint cannot be written .*one before is intact"):
+        checkpoint.write(state, identity)
+
+
 @pytest.mark.parametrize("how", ["error", "limit"])
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, how):
     path = tmp_path / "main.pt"
@@ -319,15 +327,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, how):
     checkpoint.write({"step": 1}, identity)
     big = {"step": 2, "model": torch.zeros(300_000)}
     if how == "limit":
-
-        def try_it():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-            with pytest.raises(
-                TrainingError, match=r"main\.pt: the checkpoint cannot be written .*one before is intact"
-            ):
-                checkpoint.write(big, identity)
-
-        assert in_child(try_it).exitcode == 0
+        assert in_child(write_with_little_room, checkpoint, big, identity).exitcode == 0
     else:
 
         def half(state, file):

@@ -7,12 +7,13 @@ from agego_lib.datasets.safe_pickle import DamagedPickleError, UnsafePickleError
 from agego_lib.datasets.sceneego import read_sceneego
 from agego_lib.datasets.sequence import DatasetError, Sequence
 from agego_lib.datasets.splits import check_disjoint, read_split
-from agego_lib.datasets.windows import FrameDataset, WindowDataset, segments, window_starts
+from agego_lib.datasets.windows import FrameDataset, FrameItems, WindowDataset, segments, window_starts
 
 __all__ = [
     "DamagedPickleError",
     "DatasetError",
     "FrameDataset",
+    "FrameItems",
     "PreparedSequence",
     "Sequence",
     "UnsafePickleError",

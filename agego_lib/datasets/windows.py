@@ -112,7 +112,29 @@ class WindowDataset(Dataset):
         return {**result, "mask": mask, "sequence": number}
 
 
-class FrameDataset(Dataset):
+class FrameItems(Dataset):
+    """Frames of `sequences`, one after another: what data sets of single frames have in common."""
+
+    def __init__(self, sequences):
+        self.sequences = list(sequences)
+        self._ends = np.cumsum([len(s) for s in self.sequences], dtype=np.int64).tolist()
+
+    def __len__(self):
+        return self._ends[-1] if self._ends else 0
+
+    def place(self, item):
+        """(sequence index, frame index) of an item."""
+        number = bisect_right(self._ends, item)
+        return number, item - self._ends[number] + len(self.sequences[number])
+
+    def describe(self, item):
+        """Which sequence and frame an item is, for messages."""
+        number, frame = self.place(item)
+        sequence = self.sequences[number]
+        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
+
+
+class FrameDataset(FrameItems):
     """Every frame of prepared sequences by itself, for the heatmap network.
 
     An item: `image` (3, S, S) uint8 RGB, `joints` (15, 2) float32, px in that image (NaN where a joint has no label),
@@ -120,31 +142,16 @@ class FrameDataset(Dataset):
     """
 
     def __init__(self, sequences, size=None):
-        self.sequences = list(sequences)
+        super().__init__(sequences)
         self.size = size
         self._joints = [sequence.joints_view(size) for sequence in self.sequences]
-        self._ends = np.cumsum([len(joints) for joints in self._joints], dtype=np.int64).tolist()
-
-    def __len__(self):
-        return self._ends[-1] if self._ends else 0
-
-    def _place(self, item):
-        """(sequence index, frame index) of an item."""
-        number = bisect_right(self._ends, item)
-        return number, item - self._ends[number] + len(self._joints[number])
-
-    def describe(self, item):
-        """Which sequence and frame an item is, for messages."""
-        number, frame = self._place(item)
-        sequence = self.sequences[number]
-        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
 
     def __getitem__(self, item):
         if item < 0:
             item += len(self)
         if not 0 <= item < len(self):
             raise IndexError(f"frame {item} of {len(self)}")
-        number, frame = self._place(item)
+        number, frame = self.place(item)
         sequence = self.sequences[number]
         if self.size is None or sequence.view.size == self.size:
             planes = sequence.planes([frame])[0]

@@ -127,6 +127,7 @@ class AGEgoPose(nn.Module):
         use_cross_attention=True,
     ):
         super().__init__()
+        self._shared = None
         switches = {"use_spatial": use_spatial, "use_motion": use_motion, "use_cross_attention": use_cross_attention}
         self.use_spatial, self.use_motion, self.use_cross_attention = switches.values()
         if use_motion:
@@ -156,9 +157,14 @@ class AGEgoPose(nn.Module):
         """Whether the frame encoder's trunk equals the heatmap encoder's, so that one pass serves both."""
         if not (self.use_spatial and self.use_motion) or self.frame_encoder.backbone != "resnet18":
             return False
-        ours, theirs = self.frame_encoder.encoder.state_dict(), self.heatmap_net.encoder.state_dict()
-        trunk = (key for key in ours if not key.startswith("layer4.") and not key.endswith("num_batches_tracked"))
-        return all(torch.equal(ours[key], theirs[key]) for key in trunk)
+        ours, theirs = (m.encoder.state_dict(keep_vars=True) for m in (self.frame_encoder, self.heatmap_net))
+        trunk = [key for key in ours if not key.startswith("layer4.") and not key.endswith("num_batches_tracked")]
+        # Compared anew only where a tensor was exchanged or written to: it would cost as much as a layer each time.
+        tensors = [side[key] for side in (ours, theirs) for key in trunk]
+        state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        if self._shared is None or self._shared[0] != state:
+            self._shared = state, all(torch.equal(ours[key], theirs[key]) for key in trunk)
+        return self._shared[1]
 
     @torch.no_grad()
     def frozen_features(self, images):
