@@ -33,7 +33,7 @@ test: .venv/installed
 	env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ pytest tests
 
 # Speed and memory on this machine, which should do nothing else meanwhile, and docs/scaling.md from it.
-BENCHMARKS ?= training inference reading growth
+BENCHMARKS ?= training inference prediction reading growth
 bench: .venv/installed
 	set -e; for name in $(BENCHMARKS); do python -m benchmarks.$$name; done
 	python -m benchmarks.scaling_page

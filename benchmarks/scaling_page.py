@@ -87,7 +87,8 @@ def passes(profile):
 
 
 def main():
-    training, inference, reading, growth = (load(n) for n in ("training", "inference", "reading", "growth"))
+    names = ("training", "inference", "prediction", "reading", "growth")
+    training, inference, prediction, reading, growth = map(load, names)
     profile = yaml.safe_load((ROOT / "conf/profile/paper.yaml").read_text())
     stages, often, machine = grown(growth), passes(profile), growth["machine"]
     macs = {row["part"]: row["mac"] for row in complexity()}
@@ -191,6 +192,17 @@ overhead. Where encoding spends its time, as a share:
 {table(times)}
 
 {table(inference["convolutions"])}
+
+Each frame is encoded once, however windows overlap:
+
+{table(prediction["rows"])}
+
+{verdicts(prediction)}
+
+Live, a pose comes with every frame, from the window that ends there. Memory of a process that predicts one sequence, at
+the {prediction["settings"]["memory at"]}'s sizes:
+
+{table(prediction["memory"])}
 
 ## Reading
 
