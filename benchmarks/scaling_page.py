@@ -13,6 +13,7 @@ from agego_lib.complexity import complexity
 from benchmarks.common import RESULTS, shown, table
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/scaling.md"
 # Frames of the data sets, as published; the last row asks what ten times as many would take.
 DATA = {"SceneEgo": 28_000, "EgoPW": 318_000, "ten times EgoPW": 3_180_000}
 NODES = 8
@@ -258,7 +259,7 @@ On a CPU machine most of the time goes to *{slowest.split(" (")[0]}*.
   memory is short. What a process keeps for each frame are its labels (about 0.5 kB) and, in prediction, its pose.
   Preparation holds one sequence's JPEGs a process: fewer `prepare.workers` where sequences are very long.
 """
-    (ROOT / "docs" / "scaling.md").write_text(text)
+    PAGE.write_text(text)
     print(f"docs/scaling.md written from {RESULTS.name}/")
 
 

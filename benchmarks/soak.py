@@ -1,6 +1,6 @@
 """Trains small models again and again, kills them at random moments, and asks whether anything was lost.
 
-    python benchmarks/soak.py --minutes 15
+    python -m benchmarks.soak --minutes 15
 
 Each training runs in a process of its own that is killed with SIGKILL a few times, at random or while it writes a
 checkpoint, and started again until it ends. Its weights must then equal, bit for bit, those of one that was never
@@ -11,7 +11,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
 import shutil
 import signal
@@ -29,6 +28,7 @@ from agego_lib.checkpoints import Checkpoints
 from agego_lib.models import ActionHead, MotionEncoder
 from agego_lib.params import EngineSettings, OptimiserSettings, ResumeSettings
 from agego_lib.training import ActionObjective, HeatmapObjective, fit
+from benchmarks.common import RESULTS, machine
 
 ENGINE = EngineSettings("cpu", 1, 1, "auto", "32-true", workers=0, threads=1)
 OPTIMISER = OptimiserSettings(4, 8, 1e-3, 1e-4, warmup_steps=2, weight_decay=0.0, grad_clip=1.0)
@@ -170,17 +170,6 @@ def soak(minutes, seed):
     return counts, seconds
 
 
-def machine():
-    """What the figures were measured on."""
-    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 ROWS = (
     "runs", "kills", "kills while a checkpoint was written", "resumes", "steps done twice",
     "failures", "runs with other weights", "runs with other curves",
@@ -191,7 +180,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/soak.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start = time.monotonic()

@@ -150,6 +150,8 @@ def run_stages(graph, targets, jobs, cores, start=run_stage):
             single = [s for s in ready if "@" not in s]
             if not all("@" in s for s in running.values()) or (single and running):
                 ready = []
+            # Those that most others wait for come first.
+            ready.sort(key=lambda s: -len(reach(graph.after, [s])))
             for stage in single[:1] if ready and single else ready[: jobs - len(running)]:
                 # By the stage, not by what happens to run: numbers depend on how many threads add them up.
                 threads = max(1, cores // jobs) if "@" in stage else None

@@ -1,0 +1,67 @@
+"""Every benchmark of `make bench` runs at its tiny sizes; what a page may say of them is refused from such a run."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import common, scaling_page
+
+
+@pytest.fixture(scope="module")
+def results(project, tmp_path_factory):
+    """Folder of all results."""
+    folder = tmp_path_factory.mktemp("results")
+    names = re.search(r"^BENCHMARKS \?= (.+)$", (project / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for name in names:
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--threads", "1", "--out", str(folder)]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{name}\n{done.stderr}"
+        assert f"{name}: " in done.stdout
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(names)
+    return folder
+
+
+def test_results_name_machine_and_settings(results):
+    for path in results.iterdir():
+        result = json.loads(path.read_text())
+        assert result["quick"] and result["settings"] and result["rows"], path.name
+        assert result["machine"]["cores"] and result["machine"]["torch"] and result["machine"]["threads"] == 1
+        for target in result["targets"]:
+            assert target["met"] is (target["measured"] >= target["at_least"])
+
+
+def test_growth_counts_the_frames_it_computed(results):
+    rows = json.loads((results / "growth.json").read_text())["rows"]
+    for row in rows:
+        assert row["seconds"] > 0 and row["MB of memory, peak"] >= row["MB of memory, before"] > 0
+        assert row["frames computed"] >= row["frames of the data"] // 8 * 8
+    prepared = {r["frames of the data"]: r["frames computed"] for r in rows if r["stage"].startswith("preparation")}
+    # A training and a test sequence of as many frames each.
+    assert all(done == 2 * frames for frames, done in prepared.items())
+
+
+def test_the_page_needs_a_real_run(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(scaling_page, "RESULTS", results)
+    with pytest.raises(SystemExit, match="--quick run, whose numbers mean nothing"):
+        scaling_page.main()
+    # With as much in it as a real run has, it can be written.
+    for path in results.iterdir():
+        content = json.loads(path.read_text()) | {"quick": False}
+        (tmp_path / path.name).write_text(json.dumps(content))
+    monkeypatch.setattr(scaling_page, "RESULTS", tmp_path)
+    monkeypatch.setattr(scaling_page, "PAGE", tmp_path / "page.md")
+    scaling_page.main()
+    page = (tmp_path / "page.md").read_text()
+    assert "# How the cost grows" in page and "EgoPW" in page and "nan" not in page
+
+
+def test_interleaved_takes_turns_and_gives_medians(monkeypatch):
+    clock, order = iter(range(1000)), []
+    monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock) ** 2)
+    seconds = common.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4
+    # The clock is read once in each call that warms up, then before and after: 2^2 to 3^2, 4^2 to 5^2, and so on.
+    assert seconds == {"a": 49 - 36, "b": 81 - 64}
