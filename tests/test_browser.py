@@ -51,9 +51,9 @@ def open_and_run(page, url, token):
     """06_explore, opened and run to its end."""
     page.goto(f"{url}lab/tree/{NAME}?token={token}")
     # Before the notebook's kernel is there, the menu knows no notebook.
-    page.get_by_text("| Idle").wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.get_by_text("| Idle").first.wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).first.click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).first.click()
     # The cell's output, and not its code, nor what was stored of it.
     page.locator(".jp-Cell.jp-mod-active").wait_for()
     page.wait_for_function(ENDED)
