@@ -63,7 +63,8 @@ def in_browser(path, moves):
 
 def row(where, times):
     quantiles = dict(zip(("median", "95th percentile", "largest"), np.quantile(times, (0.5, 0.95, 1)), strict=True))
-    return {"measured": where, "moves": len(times), **{f"{name} (ms)": round(v, 1) for name, v in quantiles.items()}}
+    milliseconds = {f"{name} (ms)": round(float(v), 1) for name, v in quantiles.items()}
+    return {"measured": where, "moves": len(times), **milliseconds}
 
 
 def main():
@@ -74,7 +75,7 @@ def main():
     rows = [row("in the kernel", in_kernel(explore.View(recording), moves))]
     if path := next(filter(None, map(shutil.which, NAMES)), None):
         rows.append(row("in the browser, slider to figure", in_browser(path, min(moves, len(recording) - 1))))
-    window = params.load(ROOT).window
+    window = params.load(ROOT / "params.yaml").window
     settings = {"frames": len(recording), "size": sequence.view.size, "window": [window.length, window.step]}
     per_second = 1000 / max(r["median (ms)"] for r in rows)
     report("redraw", options, settings, rows, [target("frames shown a second", round(per_second, 2), 5)])
