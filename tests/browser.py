@@ -27,7 +27,9 @@ def launched(path):
         browser.close()
 
 
-@pytest.fixture(scope="session")
+# Closed before other tests fork processes: one that outlives its test would keep playwright's pipes open, whose other
+# end then waits for ever.
+@pytest.fixture(scope="module")
 def chromium():
     """playwright's Browser; skips where no Chromium is installed."""
     path = next(filter(None, map(shutil.which, NAMES)), None)

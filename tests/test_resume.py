@@ -1,7 +1,9 @@
 """Runs that are killed, refused, cut short by a full disk or by bad batches: nothing is lost, and nothing is hidden."""
 
+import gc
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
@@ -472,6 +474,11 @@ def test_a_worker_that_fails_names_what_it_read(make_sequence, how, workers):
     objective, _ = heatmap_parts()
     with pytest.raises(TrainingError) as caught:
         fit(objective, data, replace(OPTIMISER, batch_size=2), replace(ENGINE, workers=workers))
+    said = str(caught.value)
+    # The error's traceback holds the loader, and that its workers: none may outlive this test.
+    del caught
+    gc.collect()
+    assert not multiprocessing.active_children()
     place = f"sequence egopw/workers/{how}{workers}, frames [5]"
     message = {"raise": f"reading {place}: ValueError: no such frame", "kill": f"died while reading {place}"}[how]
-    assert message in str(caught.value)
+    assert message in said
