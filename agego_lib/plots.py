@@ -313,8 +313,11 @@ def confusion_figure(counts, names, title=""):
             colorbar={"title": "share of<br>true frames", "tickformat": ".0%"},
         )
     )
-    figure.update_xaxes(title_text="guessed action", tickangle=-40)
-    figure.update_yaxes(title_text="true action", autorange="reversed", scaleanchor="x", constrain="domain")
+    # Square cells, and axes no longer than they are.
+    figure.update_xaxes(title_text="guessed action", tickangle=-40, constrain="domain", showgrid=False)
+    figure.update_yaxes(
+        title_text="true action", autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False
+    )
     return _layout(figure, title, height=160 + 46 * len(names))
 
 

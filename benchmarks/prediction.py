@@ -55,7 +55,7 @@ def speeds(name, rounds):
     stream, live = PoseStream(model, length, stride, chunk=stride), LivePredictor(model, length)
     # The live window is full from the start: what came before it costs nothing more.
     live._static.extend(torch.zeros(length, 1, model.frame_encoder.dim).unbind(0))
-    latencies = []
+    few, latencies = frames[: max(3, stride // 4)], []
 
     def advance():
         for frame in frames[:stride]:
@@ -66,21 +66,20 @@ def speeds(name, rounds):
         model(to_tensor(frames)[None])
 
     def a_few_live():
-        for frame in frames[: max(3, stride // 4)]:
+        for frame in few:
             started = time.perf_counter()
             live.push(frame)
             latencies.append(1000 * (time.perf_counter() - started))
 
     advance()
-    warm_up = len(frames[: max(3, stride // 4)])
     seconds = interleaved({"stream": advance, "window": window, "live": a_few_live}, rounds)
     return {
         "sizes": name,
         "streaming (frames a second)": stride / seconds["stream"],
         "window by window (frames a second)": stride / seconds["window"],
         "ratio": seconds["window"] / seconds["stream"],
-        "live: a frame, median (ms)": float(np.median(latencies[warm_up:])),
-        "live: 95th percentile (ms)": float(np.quantile(latencies[warm_up:], 0.95)),
+        "live: a frame, median (ms)": float(np.median(latencies[len(few) :])),
+        "live: 95th percentile (ms)": float(np.quantile(latencies[len(few) :], 0.95)),
     }
 
 

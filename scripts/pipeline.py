@@ -104,10 +104,8 @@ class Screen:
                 if time.monotonic() - self.drawn > (0.5 if self.live else 60):
                     self.drawn = time.monotonic()
                     shown = "   ".join(f"[{name}] {bar}" for name, bar in self.bars.items())
-                    print(
-                        f"\r\033[K{shown[:200]}" if self.live else shown, end="" if self.live else "\n", file=sys.stderr
-                    )
-                    sys.stderr.flush()
+                    text, end = (f"\r\033[K{shown[:200]}", "") if self.live else (shown, "\n")
+                    print(text, end=end, file=sys.stderr, flush=True)
             elif text.strip():
                 print("\r\033[K" * self.live + f"[{stage}] {text}", file=sys.stderr, flush=True)
 
@@ -138,6 +136,23 @@ def run_stage(stage, threads, screen):
     return process.returncode
 
 
+def is_row(stage):
+    """Whether DVC made this stage from a matrix."""
+    return "@" in stage
+
+
+def startable(graph, waiting, running, jobs):
+    """Which of the `waiting` stages may start beside the `running` ones."""
+    ready = [s for s in waiting if reach(graph.before, [s]).isdisjoint({*waiting, *running} - {s})]
+    single = [s for s in ready if not is_row(s)]
+    if single:
+        return [] if running else single[:1]
+    if not all(map(is_row, running)):
+        return []
+    # Those that most others wait for come first.
+    return sorted(ready, key=lambda s: -len(reach(graph.after, [s])))[: jobs - len(running)]
+
+
 def run_stages(graph, targets, jobs, cores, start=run_stage):
     """Run what is pending, up to `jobs` rows side by side -> whether all of it went well."""
     waiting, running, well, screen = graph.pending(targets), {}, True, Screen()
@@ -145,16 +160,9 @@ def run_stages(graph, targets, jobs, cores, start=run_stage):
         print("Data and pipelines are up to date.")
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
-            open_ones = {*waiting, *running.values()}
-            ready = [s for s in waiting if not (reach(graph.before, [s]) - {s}) & open_ones] if well else []
-            single = [s for s in ready if "@" not in s]
-            if not all("@" in s for s in running.values()) or (single and running):
-                ready = []
-            # Those that most others wait for come first.
-            ready.sort(key=lambda s: -len(reach(graph.after, [s])))
-            for stage in single[:1] if ready and single else ready[: jobs - len(running)]:
+            for stage in startable(graph, waiting, [*running.values()], jobs) if well else []:
                 # By the stage, not by what happens to run: numbers depend on how many threads add them up.
-                threads = max(1, cores // jobs) if "@" in stage else None
+                threads = max(1, cores // jobs) if is_row(stage) else None
                 running[pool.submit(start, stage, threads, screen)] = stage
                 waiting.remove(stage)
             if not running:

@@ -261,3 +261,11 @@ def test_the_method_is_drawn_with_the_part_at_hand_marked():
         assert name == "pose" or any(start == name for start, _ in ARROWS)
     with pytest.raises(ValueError, match="'neck'"):
         pipeline_figure("neck")
+
+
+def test_confusion_shows_shares_of_true_classes():
+    (trace,) = plots.confusion_figure([[3, 1, 0], [0, 0, 0], [0, 2, 2]], ["walk", "sit", "run"]).data
+    np.testing.assert_array_equal(trace.z, [[0.75, 0.25, 0], [np.nan] * 3, [0, 0.5, 0.5]])
+    assert list(trace.x) == list(trace.y) == ["walk", "sit", "run"] and trace.customdata[0][0] == 3
+    with pytest.raises(ValueError, match=r"shape \(2, 3\); expected \(3, 3\)"):
+        plots.confusion_figure(np.zeros((2, 3)), ["a", "b", "c"])
