@@ -5,9 +5,30 @@ import re
 from contextlib import contextmanager
 
 import torch
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from agego_lib.checkpoints import TrainingError
+
+# Of each worker: for the two batches that wait (torch's default), one in use, one being made, and one to spare.
+BUFFERS = 5
+ALIGNED = 64  # bytes
+
+
+class _Lent:
+    """A batch in a worker's memory, which the main process has mapped once and says when it may be used again.
+
+    Sent as it is by torch, every tensor of every batch is a new file in shared memory: opened, passed on, mapped, and
+    a page fault for each 4 kB of it. For frames that takes half as long as decoding them.
+    owner: (worker, number of the buffer). buffer: its memory where that is new. places: {key: (dtype, byte, shape)}.
+    """
+
+    # No dataclass: into those Fabric looks for what it could move to a device.
+    def __init__(self, owner, buffer, places):
+        self.owner, self.buffer, self.places = owner, buffer, places
+
+
+def _tensor(buffer, dtype, start, shape):
+    return torch.empty(0, dtype=dtype).set_(buffer, start // dtype.itemsize, shape)
 
 
 class BatchOrder(Sampler):
@@ -52,12 +73,18 @@ def describe(dataset, item):
 
 
 class Watched(Dataset):
-    """A data set whose errors name what was being read, also where a worker process dies over it."""
+    """A data set whose errors name what was being read, also where a worker process dies over it.
 
-    def __init__(self, dataset, workers):
-        self.dataset = dataset
+    lend: whether workers send batches in memory that they use again, see `batches`.
+    """
+
+    def __init__(self, dataset, workers, lend=True):
+        self.dataset, self._lend = dataset, lend
         # Of each worker: its process and the item it reads, in memory that outlives it.
         self._reading = torch.full((workers, 2), -1).share_memory_() if workers else None
+        # Of each worker: which of its shared buffers hold a batch that is waited for or in use.
+        self._lent = torch.zeros(workers, BUFFERS, dtype=torch.bool).share_memory_() if workers else None
+        self._buffers = {}
 
     def __len__(self):
         return len(self.dataset)
@@ -74,6 +101,39 @@ class Watched(Dataset):
         except Exception as error:
             raise TrainingError(f"reading {self._text(item)}: {type(error).__name__}: {error}") from error
 
+    def __getitems__(self, items):
+        """A batch, collated; from a worker as `_Lent`, where there is a buffer that nobody uses."""
+        read, worker = [self[item] for item in items], get_worker_info()
+        free = [] if worker is None or not self._lend else (~self._lent[worker.id]).nonzero().flatten().tolist()
+        if not free or not isinstance(read[0], dict):
+            return default_collate(read)
+        columns = {key: [item[key] for item in read] for key in read[0]}
+        # Tensors are joined where they shall lie, all else (numbers) before.
+        columns = {k: c if torch.is_tensor(c[0]) else default_collate(c).unbind() for k, c in columns.items()}
+        places, end = {}, 0
+        for key, column in columns.items():
+            places[key] = column[0].dtype, end, (len(column), *column[0].shape)
+            end += -(-len(column) * column[0].nbytes // ALIGNED) * ALIGNED
+        buffer, new = self._buffers.get(free[0]), False
+        if buffer is None or buffer.nbytes() < end:
+            buffer, new = torch.UntypedStorage._new_shared(end), True
+            self._buffers[free[0]] = buffer
+        for key, column in columns.items():
+            torch.stack(column, out=_tensor(buffer, *places[key]))
+        self._lent[worker.id, free[0]] = True
+        return _Lent((worker.id, free[0]), buffer if new else None, places)
+
+    def batches(self, loader):
+        """The batches of a loader of this data set. What workers sent in one is valid until the next is asked for."""
+        for batch in loader:
+            if not isinstance(batch, _Lent):
+                yield batch
+                continue
+            if batch.buffer is not None:
+                self._buffers[batch.owner] = batch.buffer
+            yield {key: _tensor(self._buffers[batch.owner], *place) for key, place in batch.places.items()}
+            self._lent[batch.owner] = False
+
     @contextmanager
     def naming_dead_workers(self):
         """Turns torch's error about a worker that died into a TrainingError that names what it was reading."""
@@ -89,3 +149,24 @@ class Watched(Dataset):
                 f"a loader worker died while reading {' and '.join(found) or 'nothing yet'} ({error}); if memory ran "
                 "out, lower engine.workers"
             ) from error
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def make_loader(watched, batches, workers, seed=0, pin_memory=False):
+    """A DataLoader of a Watched data set, to go through with its `batches`.
+
+    batches: an iterable of lists of items. seed: of the workers.
+    """
+    return DataLoader(
+        watched,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        # Its own, so that workers' seeds take no draw from the global generator.
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -14,14 +14,13 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from agego_lib import metrics
 from agego_lib.checkpoints import TrainingError, identity_of, model_state
 from agego_lib.distributed import synced_batch_norm
 from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.images import normalise, to_tensor
-from agego_lib.loading import BatchOrder, Watched, describe
+from agego_lib.loading import BatchOrder, Watched, describe, make_loader
 from agego_lib.losses import PoseLoss, heatmap_loss
 from agego_lib.progress import bar
 from agego_lib.steps import RunState, take_step
@@ -247,22 +246,16 @@ def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, check
     if batch_size < ranks:
         raise TrainingError(f"{label}: {ranks} processes share batches of {batch_size}; lower engine.devices")
     order = BatchOrder(len(dataset), batch_size, seed, fabric.global_rank, ranks)
-    watched = Watched(dataset, workers)
-    loader = DataLoader(
-        watched,
-        batch_sampler=order,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=fabric.device.type == "cuda",
-        # Its own, so that workers' seeds take no draw from the global generator.
-        generator=torch.Generator().manual_seed(seed),
-    )
+    # Towards a GPU torch's own thread copies batches into pinned memory, and does not know lent ones.
+    on_cpu = fabric.device.type == "cpu"
+    watched = Watched(dataset, workers, lend=on_cpu)
+    loader = make_loader(watched, order, workers, seed, pin_memory=fabric.device.type == "cuda")
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     steps = optimiser.epochs * len(order)
     identity = identity_of(objective, dataset, optimiser, seed, label, fabric) if checkpoint else None
     parameters = [p for p in objective.parameters() if p.requires_grad]
     # One pass over the weights instead of several, twice as fast on a CPU; with a gradient scaler it cannot be clipped.
-    fused = fabric.device.type == "cpu" and getattr(fabric.strategy.precision, "scaler", None) is None
+    fused = on_cpu and getattr(fabric.strategy.precision, "scaler", None) is None
     adam = torch.optim.Adam(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda s: learning_rate_factor(s, steps, optimiser.warmup_steps, optimiser.lr_final / optimiser.lr)
@@ -282,7 +275,7 @@ def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, check
         while state.step < steps:
             epoch, first = divmod(state.step, len(order))
             order.start(epoch, first)
-            for batch, items in zip(loader, order.batches[first:], strict=True):
+            for batch, items in zip(watched.batches(loader), order.batches[first:], strict=True):
                 flags = [state.due(), bool(asked)]
                 problem, values, (due, stop) = take_step(
                     fabric, objective, run, stepper, batch, optimiser.grad_clip, flags

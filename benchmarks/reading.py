@@ -6,10 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from agego_lib.datasets import WindowDataset, read_prepared
 from agego_lib.features import open_features, store_features
+from agego_lib.loading import Watched, make_loader
 from benchmarks.common import arguments, interleaved, report, target
 from benchmarks.made_up import paper_model, prepare, write_egopw
 
@@ -33,25 +34,22 @@ class Bare(Dataset):
         return len(self.items[item])
 
 
-def one_thread(_=None):
-    """Workers share the cores as they are: OpenCV's own threads would only be in their way."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
 def reader(data, order, workers):
     """A call that reads all windows of `data` once, in random order."""
     if workers == 0:
         return lambda: [data[i] for i in order]
-    loader = DataLoader(data, 1, sampler=order, num_workers=workers, persistent_workers=True, worker_init_fn=one_thread)
-    return lambda: [None for _ in loader]
+    watched = Watched(data, workers)
+    loader = make_loader(watched, [[item] for item in order], workers)
+    return lambda: [None for _ in watched.batches(loader)]
 
 
 def main():
     options = arguments(__doc__.splitlines()[0])
     size, length, frames, rounds = (64, 8, 32, 2) if options.quick else (256, 64, 512, 5)
     workers = options.threads
-    one_thread()
+    # Workers share the cores as they are: OpenCV's own threads would only be in their way.
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_egopw(folder / "raw", 2, frames)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from agego_lib.camera import FisheyeCamera, InputView
+from agego_lib.checkpoints import TrainingError
 from agego_lib.datasets import FrameDataset, PreparedSequence, Sequence, WindowDataset, segments, window_starts
 from agego_lib.datasets.prepared import write_prepared
+from agego_lib.loading import BUFFERS, Watched, make_loader
 
 SIZE = (160, 128)
 CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), (-36.0, 0.0, 0.009), (60.0, 44.0, 10.0), 64.0)
@@ -209,3 +211,60 @@ def test_single_frames(sequences, size):
         with pytest.raises(IndexError):
             dataset[index]
     assert len(FrameDataset([])) == len(WindowDataset([])) == 0
+
+
+class Numbered(Dataset):
+    """Items large enough for lent memory beside small ones; item 7 cannot be read once `broken`."""
+
+    broken = False
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, item):
+        if item == 7 and self.broken:
+            raise OSError("gone")
+        return {"large": torch.full((200, 100), item, dtype=torch.int32), "small": torch.tensor([item]), "number": item}
+
+
+def whole(batch, items):
+    """Whether a batch holds these items and nothing else."""
+    large = torch.tensor(items, dtype=torch.int32).view(-1, 1, 1).expand(-1, 200, 100)
+    same = torch.equal(batch["large"], large) and batch["small"].tolist() == [[i] for i in items]
+    return same and batch["number"].tolist() == items and set(batch) == {"large", "small", "number"}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_lent_batches_are_whole_while_they_are_used(workers):
+    rng = np.random.default_rng(workers)
+    order = [rng.choice(30, size, replace=False).tolist() for size in (3, 1, 2, 4, 2, 1, 3, 4) * 4]
+    watched = Watched(Numbered(), workers)
+    loader = make_loader(watched, order, workers)
+    for _ in range(2):
+        held = []
+        for batch, items in zip(watched.batches(loader), order, strict=True):
+            assert whole(batch, items)
+            held.append(batch["large"])
+        if workers:
+            assert not watched._lent.any()
+        # The same memory again, which is what lending is for.
+        kept = [bool((large[:, 0, 0] == torch.tensor(items)).all()) for large, items in zip(held, order, strict=True)]
+        assert all(kept) == (workers == 0)
+
+
+def test_batches_that_nobody_gives_back_stay():
+    order = [[i, (i + 3) % 30] for i in range(30)]
+    watched = Watched(Numbered(), 2)
+    batches = list(make_loader(watched, order, 2))
+    lent = {batch.owner for batch in batches if not isinstance(batch, dict)}
+    assert len(lent) == 2 * BUFFERS < len(batches)
+    batches = watched.batches(batches)
+    assert all(whole(batch, items) for batch, items in zip(batches, order, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_that_cannot_be_read_says_which_item(workers, monkeypatch):
+    monkeypatch.setattr(Numbered, "broken", True)
+    watched = Watched(Numbered(), workers)
+    with pytest.raises(TrainingError, match="reading item 7: OSError: gone"):
+        list(watched.batches(make_loader(watched, [[1, 2], [6, 7], [8, 9]], workers)))
