@@ -85,7 +85,8 @@ class Explorer(widgets.VBox):
         self._link = widgets.jslink((self.play, "value"), (self.frame, "value"))
         for control in (self.sequence, self.model):
             control.observe(self._load, "value")
-        for control in (self.frame, self.joint, self.layer):
+        # Of the two that are linked, play's value comes first.
+        for control in (self.play, self.frame, self.joint, self.layer):
             control.observe(self._show, "value")
         self.data_set.observe(self._list, "value")
         rows = [(self.data_set, self.sequence, self.model), (self.play, self.frame, self.joint, self.layer)]
@@ -114,23 +115,30 @@ class Explorer(widgets.VBox):
         self.play.max = self.frame.max = last
         self.frame.value = min(frame, last)
         self.layer.options = [MEAN, *(f"layer {i + 1}" for i in range(layers))]
-        self.view = View(recording, self.go_to, self._chosen())
+        self._shown = self._chosen(self.frame.value)
+        self.view = View(recording, self.go_to, self._shown)
         if old:
             self.view.figure.layout.scene.camera = old.figure.layout.scene.camera
-        # Its first word from the browser is that it has been drawn.
-        self.view.figure.observe(lambda _: self._fit.send({}), "_js2py_layoutDelta")
-        self._place.children = [self.view.figure]
+        self.view.figure.observe(self._drawn, "_js2py_layoutDelta")
+        self._place.children = [self.view.widget]
         self.status.clear_output()
-        if old:
-            old.figure.close()
+        for part in (*old.widget.children, old.widget, old.figure) if old else ():
+            part.close()
 
-    def _chosen(self):
+    def _drawn(self, change):
+        # The figure's first word from the browser; later ones are about changes, which do not alter its width.
+        change["owner"].unobserve(self._drawn, "_js2py_layoutDelta")
+        self._fit.send({})
+
+    def _chosen(self, frame):
         joint = None if self.joint.value == ALL else LABELS.index(self.joint.value)
-        return self.frame.value, joint, self.layer.index - 1 if self.layer.index else None
+        return frame, joint, self.layer.index - 1 if self.layer.index else None
 
-    def _show(self, _=None):
-        if self.view:
-            self.view.show(*self._chosen())
+    def _show(self, change):
+        frame = change["new"] if change["owner"] in (self.play, self.frame) else self.frame.value
+        if self.view and self._shown != (chosen := self._chosen(frame)):
+            self.view.show(*chosen)
+            self._shown = chosen
 
     def go_to(self, frame):
         """Show the frame at this index of the sequence."""

@@ -23,21 +23,25 @@ def small(frame):
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if size != [width, height] else frame.copy()
 
 
-def _skeleton(image, points, thickness, order, outline=None):
-    """Draw bones (in that order) and joints (15, 2) px into the image; those with a NaN or far outside are left out."""
+def draw_skeleton(image, points, thickness, order=None, outline=None, colour=None):
+    """Draw bones and joints (15, 2) px into a BGR image; those with a NaN or far outside are left out.
+
+    order: of the bones, for what hides what. outline: a colour around them, which keeps them apart from a photograph.
+    colour: one for all, in place of the sides'.
+    """
     height, width = image.shape[:2]
     limits = np.array([width, height], dtype=np.float64)
     usable = np.isfinite(points).all(-1)
     usable[usable] &= (np.abs(points[usable] - limits / 2) < 4 * limits).all(-1)
     at = np.round(np.where(usable[:, None], points, 0) * 2**_SHIFT).astype(int).tolist()
     line = {"lineType": cv2.LINE_AA, "shift": _SHIFT}
-    bones = [BONES[i] for i in order if usable[list(BONES[i])].all()]
+    bones = [BONES[i] for i in (range(len(BONES)) if order is None else order) if usable[list(BONES[i])].all()]
     for parent, child in bones if outline else []:
         cv2.line(image, at[parent], at[child], outline, thickness + 2, **line)
     for parent, child in bones:
-        cv2.line(image, at[parent], at[child], _BGR[side(child)], thickness, **line)
+        cv2.line(image, at[parent], at[child], colour or _BGR[side(child)], thickness, **line)
     for joint in np.flatnonzero(usable):
-        cv2.circle(image, at[joint], (thickness + 1) << _SHIFT, _BGR[side(joint)], -1, **line)
+        cv2.circle(image, at[joint], (thickness + 1) << _SHIFT, colour or _BGR[side(joint)], -1, **line)
         cv2.circle(image, at[joint], (thickness + 1) << _SHIFT, (255, 255, 255), 1, **line)
 
 
@@ -54,7 +58,7 @@ def _panel(pose, height):
     cv2.drawMarker(panel, camera, _INK, cv2.MARKER_DIAMOND, 10, 2)
     cv2.putText(panel, "camera", (camera[0] + 9, camera[1] + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _INK, 1, cv2.LINE_AA)
     depth = [seen[list(bone), 2].mean() for bone in BONES]
-    _skeleton(panel, points[:NUM_JOINTS], max(2, height // 100), np.argsort(depth))
+    draw_skeleton(panel, points[:NUM_JOINTS], max(2, height // 100), np.argsort(depth))
     return panel
 
 
@@ -73,7 +77,7 @@ def draw(image, pose, camera, caption):
     else:
         pixels = camera.project(pose)
     left = image.copy()
-    _skeleton(left, (pixels + 0.5) * factor - 0.5, max(2, height // 130), range(len(BONES)), outline=(255, 255, 255))
+    draw_skeleton(left, (pixels + 0.5) * factor - 0.5, max(2, height // 130), outline=(255, 255, 255))
     both = np.hstack([left, _panel(pose, height)])
     for x, text in ((8, caption), (width + 8, "right"), (width + 58, "left")):
         colour = (255, 255, 255) if x == 8 else _BGR[text]

@@ -25,17 +25,21 @@ SCREEN = {"width": 1280, "height": 1200}
 # Each move waits until the figure that shows another frame is drawn; resolves to milliseconds.
 MOVES = f"""async moves => {{
     const g = {GRAPH}, handle = document.querySelector('.widget-hslider .noUi-handle'), times = [];
+    const frame = () => g.data.find(t => t.name === 'this frame').x[0];
+    const painted = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
     handle.focus();
     for (let i = 0; i < moves; i++) {{
-        const start = performance.now(), title = g.layout.title.text;
+        const start = performance.now(), before = frame();
         const drawn = new Promise((done, fail) => {{
-            const look = () => g.layout.title.text !== title && (g.removeListener('plotly_afterplot', look), done());
+            const look = () => frame() !== before && (g.removeListener('plotly_afterplot', look), done());
             g.on('plotly_afterplot', look);
             setTimeout(() => fail(new Error('a move of the slider changed nothing')), 20000);
         }});
         handle.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight', bubbles: true}}));
         await drawn;
+        await painted();
         times.push(performance.now() - start);
+        await new Promise(done => setTimeout(done, 300));
     }}
     return times;
 }}"""

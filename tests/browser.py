@@ -11,9 +11,9 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # The 3D figures need WebGL, which Chromium then computes on the CPU.
 FLAGS = """--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update
-    --disable-sync --disable-dev-shm-usage --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader""".split()
+    --disable-sync --disable-dev-shm-usage --enable-unsafe-swiftshader""".split()
 # Milliseconds, for a machine that is busy with something else; nothing waits longer than it must.
-PATIENCE = 240_000
+PATIENCE = 120_000
 
 
 @contextmanager
