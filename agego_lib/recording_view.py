@@ -4,6 +4,7 @@ What is looked at as pixels is no part of the Plotly figure, which would draw al
 """
 
 import base64
+import html
 
 import cv2
 import ipywidgets as widgets
@@ -27,7 +28,7 @@ PANELS = {
 }
 HEIGHT = 1060
 PICTURE = 384  # px of a picture's side, more than it is shown at: bones stay smooth on a fine screen
-_INK = (34, 34, 34)  # TRUTH_COLOUR
+_INK = tuple(int(TRUTH_COLOUR[i : i + 2], 16) for i in (5, 3, 1))  # as OpenCV takes it
 _KEY = "".join(
     f'<span style="color: {colour}; white-space: nowrap">&#9473; {name} &ensp;</span>'
     for name, colour in (
@@ -81,7 +82,6 @@ class View:
 
     def __init__(self, recording, on_click=None, chosen=(0,)):
         self.recording, sequence = recording, recording.sequence
-        self._images = sequence.images(slice(None))
         self._truth = sequence.joints_view(PICTURE)
         pixels = sequence.view.to_view(sequence.camera.project(recording.poses))
         self._pixels = (pixels + 0.5) * (PICTURE / sequence.view.size) - 0.5
@@ -228,7 +228,7 @@ class View:
 
     def _frame_picture(self, frame):
         """The frame with both skeletons, BGR, and what stands over it."""
-        picture = self._enlarged(self._images[frame])
+        picture = self._enlarged(self._image(frame))
         for points, colour in ((self._truth[frame], _INK), (self._pixels[frame], None)):
             draw_skeleton(picture, points, 3 if colour is None else 2, outline=(255, 255, 255), colour=colour)
         return picture, f"Frame {int(self.recording.sequence.frame_numbers[frame])}<br>truth and prediction"
@@ -239,13 +239,17 @@ class View:
             return np.full((PICTURE, PICTURE, 3), 255, np.uint8), "Heatmaps<br>this model has no spatial stream"
         maps = self.recording.heatmaps[frame].astype(np.float32)
         joints = range(NUM_JOINTS) if joint is None else [joint]
-        picture = self._enlarged(plots._glow(self._images[frame], maps[joints].max(0)))
+        picture = self._enlarged(plots._glow(self._image(frame), maps[joints].max(0)))
         for x, y in self._truth[frame, joints]:
             if np.isfinite([x, y]).all():
                 cv2.circle(picture, (round(16 * x), round(16 * y)), 9 * 16, (255, 255, 255), 2, cv2.LINE_AA, 4)
         least = int(maps.max((1, 2)).argmin())
         what = f"least certain: {LABELS[least]}" if joint is None else LABELS[joint]
         return picture, f"Heatmaps, &#9675; truth<br>{what}, peak {maps[least if joint is None else joint].max():.2f}"
+
+    def _image(self, frame):
+        # Decoded when it is looked at: a sequence of thousands of frames would fill the memory.
+        return self.recording.sequence.images([frame])[0]
 
     @staticmethod
     def _enlarged(image):
@@ -293,9 +297,8 @@ class View:
         cross-attention; None means all joints and the mean of the layers."""
         r = self.recording
         error, aligned = r.errors.mpjpe[frame], r.errors.pa_mpjpe[frame]
-        title = (
-            f"{r.sequence.name}, frame {frame + 1} of {len(self)}<br>MPJPE {error:.0f} mm, PA-MPJPE {aligned:.0f} mm"
-        )
+        name = html.escape(r.sequence.name)
+        title = f"{name}, frame {frame + 1} of {len(self)}<br>MPJPE {error:.0f} mm, PA-MPJPE {aligned:.0f} mm"
         drawn = {"frame": self._frame_picture(frame), "heatmaps": self._heatmap_picture(frame, joint)}
         columns = "".join(
             _COLUMN.format(name=name, text=text, source=_jpeg(bgr)) for name, (bgr, text) in drawn.items()

@@ -1,6 +1,8 @@
 """The explorer's figure holds what the recording says of the chosen frame, and its controls lead there."""
 
 import base64
+import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -81,6 +83,13 @@ def test_a_frame_is_shown_in_every_panel(recording, sequence, frame):
     assert len(shown.z) == weights.shape[0] * weights.shape[1]
     for text in (f"frame {frame + 1} of 14", f"MPJPE {recording.errors.mpjpe[frame]:.0f} mm", f"{LABELS[3]} looks at"):
         assert text in texts(view)
+
+
+def test_names_are_text(recording):
+    sequence = copy.copy(recording.sequence)
+    sequence.name = "<img src=x onerror=alert(1)>"
+    view = explore.View(dataclasses.replace(recording, sequence=sequence))
+    assert "<img src=x" not in view.pictures.value and "&lt;img src=x" in view.pictures.value
 
 
 def test_heatmaps_of_one_joint_or_of_all(recording, sequence):
