@@ -108,8 +108,10 @@ class Watched(Dataset):
         if not free or not isinstance(read[0], dict):
             return default_collate(read)
         columns = {key: [item[key] for item in read] for key in read[0]}
-        # Tensors are joined where they shall lie, all else (numbers) before.
-        columns = {k: c if torch.is_tensor(c[0]) else default_collate(c).unbind() for k, c in columns.items()}
+        # Tensors are joined where they shall lie; numbers become tensors before, and what does not is sent as it is.
+        columns = {k: c if torch.is_tensor(c[0]) else default_collate(c) for k, c in columns.items()}
+        if not all(torch.is_tensor(c) or (isinstance(c, list) and torch.is_tensor(c[0])) for c in columns.values()):
+            return default_collate(read)
         places, end = {}, 0
         for key, column in columns.items():
             places[key] = column[0].dtype, end, (len(column), *column[0].shape)
@@ -119,7 +121,7 @@ class Watched(Dataset):
             buffer, new = torch.UntypedStorage._new_shared(end), True
             self._buffers[free[0]] = buffer
         for key, column in columns.items():
-            torch.stack(column, out=_tensor(buffer, *places[key]))
+            torch.stack([*column], out=_tensor(buffer, *places[key]))
         self._lent[worker.id, free[0]] = True
         return _Lent((worker.id, free[0]), buffer if new else None, places)
 

@@ -268,3 +268,14 @@ def test_a_batch_that_cannot_be_read_says_which_item(workers, monkeypatch):
     watched = Watched(Numbered(), workers)
     with pytest.raises(TrainingError, match="reading item 7: OSError: gone"):
         list(watched.batches(make_loader(watched, [[1, 2], [6, 7], [8, 9]], workers)))
+
+
+def test_items_of_another_kind_are_sent_as_torch_does():
+    class Named(Numbered):
+        def __getitem__(self, item):
+            return super().__getitem__(item) | {"name": f"item {item}", "more": {"half": item / 2}}
+
+    watched = Watched(Named(), 1)
+    (batch,) = watched.batches(make_loader(watched, [[3, 5]], 1))
+    assert batch.pop("name") == ["item 3", "item 5"] and batch.pop("more")["half"].tolist() == [1.5, 2.5]
+    assert whole(batch, [3, 5])
