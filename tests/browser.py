@@ -13,7 +13,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = """--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync --disable-dev-shm-usage --enable-unsafe-swiftshader""".split()
 # Milliseconds, for a machine that is busy with something else; nothing waits longer than it must.
-PATIENCE = 120_000
+PATIENCE = 240_000
 
 
 @contextmanager
