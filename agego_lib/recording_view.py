@@ -183,7 +183,7 @@ class View:
         traces.append(
             go.Scatter3d({axis: scene[f"{axis}axis"]["range"] for axis in "xyz"}, mode="none", hoverinfo="skip")
         )
-        return [trace.update(showlegend=False) for trace in traces]
+        return traces
 
     def _time_traces(self):
         numbers, errors = self.recording.sequence.frame_numbers, self.recording.errors
@@ -223,33 +223,29 @@ class View:
         return [
             self._attention("motion", "%{text}, frame %{x}"),
             go.Scatter(mode="lines", line={"color": "white", "width": 2, "dash": "dot"}, hoverinfo="skip",
-                       showlegend=False, **_axes("motion")),
+                       **_axes("motion")),
         ]  # fmt: skip
 
-    def _frame_picture(self, frame):
+    def _frame_picture(self, frame, image):
         """The frame with both skeletons, BGR, and what stands over it."""
-        picture = self._enlarged(self._image(frame))
+        picture = self._enlarged(image)
         for points, colour in ((self._truth[frame], _INK), (self._pixels[frame], None)):
             draw_skeleton(picture, points, 3 if colour is None else 2, outline=(255, 255, 255), colour=colour)
         return picture, f"Frame {int(self.recording.sequence.frame_numbers[frame])}<br>truth and prediction"
 
-    def _heatmap_picture(self, frame, joint):
+    def _heatmap_picture(self, frame, image, joint):
         """Heatmaps over the frame, BGR, with the true joints as rings, and what stands over them."""
         if self.recording.heatmaps is None:
             return np.full((PICTURE, PICTURE, 3), 255, np.uint8), "Heatmaps<br>this model has no spatial stream"
         maps = self.recording.heatmaps[frame].astype(np.float32)
         joints = range(NUM_JOINTS) if joint is None else [joint]
-        picture = self._enlarged(plots._glow(self._image(frame), maps[joints].max(0)))
+        picture = self._enlarged(plots._glow(image, maps[joints].max(0)))
         for x, y in self._truth[frame, joints]:
             if np.isfinite([x, y]).all():
                 cv2.circle(picture, (round(16 * x), round(16 * y)), 9 * 16, (255, 255, 255), 2, cv2.LINE_AA, 4)
         least = int(maps.max((1, 2)).argmin())
         what = f"least certain: {LABELS[least]}" if joint is None else LABELS[joint]
         return picture, f"Heatmaps, &#9675; truth<br>{what}, peak {maps[least if joint is None else joint].max():.2f}"
-
-    def _image(self, frame):
-        # Decoded when it is looked at: a sequence of thousands of frames would fill the memory.
-        return self.recording.sequence.images([frame])[0]
 
     @staticmethod
     def _enlarged(image):
@@ -299,7 +295,12 @@ class View:
         error, aligned = r.errors.mpjpe[frame], r.errors.pa_mpjpe[frame]
         name = html.escape(r.sequence.name)
         title = f"{name}, frame {frame + 1} of {len(self)}<br>MPJPE {error:.0f} mm, PA-MPJPE {aligned:.0f} mm"
-        drawn = {"frame": self._frame_picture(frame), "heatmaps": self._heatmap_picture(frame, joint)}
+        # Decoded when it is looked at: a sequence of thousands of frames would fill the memory.
+        (image,) = r.sequence.images([frame])
+        drawn = {
+            "frame": self._frame_picture(frame, image),
+            "heatmaps": self._heatmap_picture(frame, image, joint),
+        }
         columns = "".join(
             _COLUMN.format(name=name, text=text, source=_jpeg(bgr)) for name, (bgr, text) in drawn.items()
         )
