@@ -28,14 +28,19 @@ def _layout(figure, title, **more):
     return figure
 
 
+def data_uri(bgr, quality):
+    """A uint8 image (H, W, 3), BGR, as a JPEG of this quality (0 to 100) within a URI."""
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
 def _image(image):
     """An RGB uint8 image (H, W, 3) as a trace whose axes are pixels, whole numbers at pixel centres."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image of shape {image.shape} and {image.dtype}; expected (H, W, 3) uint8 RGB")
     # An encoded image is some hundred times smaller in a notebook than its pixels as a list.
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return go.Image(source="data:image/jpeg;base64," + base64.b64encode(data).decode(), hoverinfo="skip")
+    return go.Image(source=data_uri(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), 90), hoverinfo="skip")
 
 
 def _image_axes(figure, image, **where):
@@ -61,6 +66,13 @@ def _lines(joints, bones):
     return segments.reshape(-1, joints.shape[-1])
 
 
+def _parts(neutral):
+    """The bones that one trace draws, trace by trace -> {what they are: bones}; as `_skeleton` has them."""
+    if neutral:
+        return {None: BONES}
+    return {part: [bone for bone in BONES if side(bone[1]) == part] for part in ("right", "left")}
+
+
 def _skeleton(joints, name, neutral, legend):
     """Traces of one skeleton (J, 2) or (J, 3): its bones, then a trace of all its joints called `name`.
 
@@ -78,13 +90,12 @@ def _skeleton(joints, name, neutral, legend):
 
     # On a photograph a white outline keeps the bones apart from whatever is behind them.
     traces = [draw_bones(BONES, None, color="white", width=width + 2.5)] if flat else []
-    if neutral:
-        # WebGL draws dashes of another length on each bone, which look like different kinds of line.
-        style = {"width": width, "dash": "dash"} if flat else {"width": width / 2}
-        traces.append(draw_bones(BONES, name, color=TRUTH_COLOUR, **style))
-    else:
-        for part in ("right", "left"):
-            bones = [bone for bone in BONES if side(bone[1]) == part]
+    # WebGL draws dashes of another length on each bone, which look like different kinds of line.
+    dark = {"color": TRUTH_COLOUR} | ({"width": width, "dash": "dash"} if flat else {"width": width / 2})
+    for part, bones in _parts(neutral).items():
+        if part is None:
+            traces.append(draw_bones(bones, name, **dark))
+        else:
             traces.append(draw_bones(bones, f"{name}, {part}", color=SIDE_COLOURS[part], width=width))
     colours = [TRUTH_COLOUR if neutral else SIDE_COLOURS[side(joint)] for joint in range(NUM_JOINTS)]
     marker = {"color": colours, "size": dot, "line": {"color": "white", "width": 1}}

@@ -3,7 +3,6 @@
 What is looked at as pixels is no part of the Plotly figure, which would draw all its axes anew with them.
 """
 
-import base64
 import html
 
 import cv2
@@ -15,7 +14,7 @@ from . import plots
 from .overlay import draw_skeleton
 from .plots import LABELS, PALETTE, TRUTH_COLOUR
 from .recording import NEIGHBOURS
-from .skeleton import BONES, NUM_JOINTS, SIDE_COLOURS, side
+from .skeleton import NUM_JOINTS, SIDE_COLOURS, side
 
 # Each panel's axes and where it is, in shares of the figure: from left to right, from bottom to top. The pictures are
 # laid over the corner that is left free.
@@ -302,7 +301,7 @@ class View:
             "heatmaps": self._heatmap_picture(frame, image, joint),
         }
         columns = "".join(
-            _COLUMN.format(name=name, text=text, source=_jpeg(bgr)) for name, (bgr, text) in drawn.items()
+            _COLUMN.format(name=name, text=text, source=plots.data_uri(bgr, 85)) for name, (bgr, text) in drawn.items()
         )
         self.pictures.value = _PICTURES.format(title=title, columns=columns, key=_KEY)
         changes, titles = self._changes(frame, joint, layer)
@@ -323,17 +322,11 @@ def _plain(values):
     return values.tolist()
 
 
-def _jpeg(bgr):
-    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
-
-
 def _places(truth, prediction):
     """The coordinates of what `_pose_traces` of plots draws of two skeletons, trace by trace."""
-    parts = [BONES], [[bone for bone in BONES if side(bone[1]) == part] for part in ("right", "left")]
     lines = [
         points
-        for joints, groups in zip((truth, prediction), parts, strict=True)
-        for points in (*(plots._lines(joints, bones) for bones in groups), joints)
+        for joints, neutral in ((truth, True), (prediction, False))
+        for points in (*(plots._lines(joints, bones) for bones in plots._parts(neutral).values()), joints)
     ]
     return [dict(zip("xyz", points.T, strict=True)) for points in lines]

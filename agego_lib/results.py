@@ -6,6 +6,7 @@ import numpy as np
 
 from agego_lib import paper
 from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors
+from agego_lib.paper import GAP
 
 METRICS = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE"}
 NOT_RUN = "not run here: `make tables`"
@@ -99,7 +100,7 @@ def compare(results, rows, paper, data):
                     low, high = bootstrap_interval(difference, errors.lengths)
                     if name != "full":
                         change, interval = f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"
-                gap = "" if figure is None else f"the real {data_set} data and the paper's weights"
+                gap = "" if figure is None else GAP.format(data_set)
                 row |= {
                     f"ours, {data}": ours,
                     "change": change,

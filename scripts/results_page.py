@@ -41,7 +41,7 @@ def protocol(evaluation, data):
                     f"mean pose, {data}": f"{mean:.1f}",
                     "below it": f"{1 - ours / mean:.0%}",
                     "paper, real data": published or "–",
-                    "to fill the gap": f"the real {name} data, ImageNet and Ego4D weights" if published else "",
+                    "to fill the gap": paper.GAP.format(name) if published else "",
                 }
             )
     return rows

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -58,19 +60,33 @@ def jupyterlab(project, environment, folder):
     places = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
     own = {f"JUPYTER_{name}": str(folder / name.lower()) for name in places} | {"HOME": str(folder)}
     own["JUPYTER_CONFIG_PATH"] = str(project / "jupyter")
-    command = ("jupyter", "lab", "--no-browser", "--allow-root", "--port=0")
+    # The page then has `jupyterapp`, in which tests read a notebook's state.
+    options = ("--no-browser", "--allow-root", "--port=0", "--LabApp.expose_app_in_browser=True")
+    command = ("jupyter", "lab", *options)
     with open(folder / "log", "w") as log:
         output = {"stdout": log, "stderr": subprocess.STDOUT}
         server = subprocess.Popen(command, cwd=project, env=environment | own, **output)
         try:
 
-            def ready():
+            def written():
                 assert server.poll() is None, (folder / "log").read_text()
                 found = list((folder / "runtime_dir").glob("jpserver-*.json"))
                 return found and found[0].read_text().endswith("}") and json.loads(found[0].read_text())
 
-            info = until(ready, "JupyterLab's start")
+            info = until(written, "JupyterLab's start")
+
+            def listens():
+                try:
+                    return urlopen(f"{info['url']}api?token={info['token']}", timeout=PATIENCE / 1000)
+                except URLError:
+                    return False
+
+            # It writes its address down a moment before it listens there.
+            until(listens, "JupyterLab's answer").close()
             yield info["url"], info["token"]
+        except Exception as error:
+            error.add_note("The end of the server's log:\n" + (folder / "log").read_text()[-4000:])
+            raise
         finally:
             server.terminate()
             try:
