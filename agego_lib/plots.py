@@ -93,10 +93,8 @@ def _skeleton(joints, name, neutral, legend):
     # WebGL draws dashes of another length on each bone, which look like different kinds of line.
     dark = {"color": TRUTH_COLOUR} | ({"width": width, "dash": "dash"} if flat else {"width": width / 2})
     for part, bones in _parts(neutral).items():
-        if part is None:
-            traces.append(draw_bones(bones, name, **dark))
-        else:
-            traces.append(draw_bones(bones, f"{name}, {part}", color=SIDE_COLOURS[part], width=width))
+        style = dark if neutral else {"color": SIDE_COLOURS[part], "width": width}
+        traces.append(draw_bones(bones, name if neutral else f"{name}, {part}", **style))
     colours = [TRUTH_COLOUR if neutral else SIDE_COLOURS[side(joint)] for joint in range(NUM_JOINTS)]
     marker = {"color": colours, "size": dot, "line": {"color": "white", "width": 1}}
     place = "%{x:.1f}, %{y:.1f} px" if flat else "%{x:.3f}, %{y:.3f}, %{z:.3f} m"

@@ -6,7 +6,6 @@ import numpy as np
 
 from agego_lib import paper
 from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors
-from agego_lib.paper import GAP
 
 METRICS = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE"}
 NOT_RUN = "not run here: `make tables`"
@@ -76,17 +75,17 @@ def load_results(root, ablation, tests):
     return results
 
 
-def compare(results, rows, paper, data):
+def compare(results, rows, figures, data):
     """A table of runs beside the paper's figures -> list of dicts, one a row, data set and metric.
 
-    rows: {name of a run: label}. paper: {name: {data set: (MPJPE, PA-MPJPE)}}, with None for what the paper has not.
+    rows: {name of a run: label}. figures: the paper's, {name: {data set: (MPJPE, PA-MPJPE)}}, None for what it has not.
     data: what ours are measured on, for the column's name. A run that was not made says what would make it.
     "change" is the mean difference from the full model, frame by frame, with its 95 % interval over sequences.
     """
     table = []
     for name, label in rows.items():
         for data_set, full in results["full"].items():
-            published = paper.get(name, {}).get(data_set, (None, None))
+            published = figures.get(name, {}).get(data_set, (None, None))
             errors = results.get(name, {}).get(data_set)
             if name in results and errors is None:
                 continue  # trained on the other set alone
@@ -100,7 +99,7 @@ def compare(results, rows, paper, data):
                     low, high = bootstrap_interval(difference, errors.lengths)
                     if name != "full":
                         change, interval = f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"
-                gap = "" if figure is None else GAP.format(data_set)
+                gap = "" if figure is None else paper.GAP.format(data_set)
                 row |= {
                     f"ours, {data}": ours,
                     "change": change,

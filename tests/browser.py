@@ -68,21 +68,18 @@ def jupyterlab(project, environment, folder):
         server = subprocess.Popen(command, cwd=project, env=environment | own, **output)
         try:
 
-            def written():
+            def ready():
                 assert server.poll() is None, (folder / "log").read_text()
-                found = list((folder / "runtime_dir").glob("jpserver-*.json"))
-                return found and found[0].read_text().endswith("}") and json.loads(found[0].read_text())
+                for path in (folder / "runtime_dir").glob("jpserver-*.json"):
+                    # It writes its address down a moment before it listens there.
+                    try:
+                        info = json.loads(path.read_text())
+                        urlopen(f"{info['url']}api?token={info['token']}", timeout=PATIENCE / 1000).close()
+                    except (ValueError, URLError):
+                        return None
+                    return info
 
-            info = until(written, "JupyterLab's start")
-
-            def listens():
-                try:
-                    return urlopen(f"{info['url']}api?token={info['token']}", timeout=PATIENCE / 1000)
-                except URLError:
-                    return False
-
-            # It writes its address down a moment before it listens there.
-            until(listens, "JupyterLab's answer").close()
+            info = until(ready, "JupyterLab's start")
             yield info["url"], info["token"]
         except Exception as error:
             error.add_note("The end of the server's log:\n" + (folder / "log").read_text()[-4000:])

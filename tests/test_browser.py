@@ -57,17 +57,18 @@ def same(angle):
 
 def state_when(page, wanted, what):
     """Wait for a state of the notebook. Raises AssertionError where JupyterLab asks something or a cell failed."""
-    states = []
+    now = {}
 
     def reached():
-        states[:] = [page.evaluate(STATE)]
-        assert not states[0]["asks"] and not states[0]["errors"], states[0]
-        return wanted(states[0])
+        now.update(page.evaluate(STATE))
+        assert not now["asks"] and not now["errors"], now
+        return wanted(now)
 
     try:
         until(reached, what)
     except TimeoutError as error:
-        raise TimeoutError(f"{error}; the notebook: {states[0]}") from None
+        error.add_note(f"the notebook: {now}")
+        raise
 
 
 def open_and_run(page, url, token):
