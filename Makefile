@@ -17,10 +17,11 @@ repro: .venv/installed
 	dvc pull data.dvc
 	python scripts/pipeline.py
 
-# Every table of the paper: the quick profile with all its rows. What `make repro` made is not made again.
+# Every table of the paper, of the data set and profile that this working copy runs. What was made is not made again.
 tables: .venv/installed
 	dvc pull data.dvc
-	python scripts/pipeline.py -S profile=full
+	python scripts/configure.py tables=all
+	python scripts/pipeline.py
 
 # One page of tables and figures from what was run, which opens from disk: reports/results.html
 report: .venv/installed
