@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 20000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 68719476736
 
-.PHONY: repro tables report test bench lab
+.PHONY: repro tables experiments report test bench lab
 
 repro: .venv/installed
 	dvc pull data.dvc
@@ -22,6 +22,11 @@ tables: .venv/installed
 	dvc pull data.dvc
 	python scripts/configure.py tables=all
 	python scripts/pipeline.py
+
+# Experiments side by side, in the few columns that tell them apart: DVC's own table has hundreds.
+experiments: .venv/installed
+	dvc exp show --only-changed --keep 'run\.|full\.' \
+	  --drop '(metrics|artifacts|notebooks|agego_lib)/.*|(egopw|sceneego|transfer|actions|chance|test_accuracy)\b.*'
 
 # One page of tables and figures from what was run, which opens from disk: reports/results.html
 report: .venv/installed

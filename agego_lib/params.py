@@ -5,6 +5,7 @@ scripts/configure.py); docs/decisions.md says which point of the paper each sett
 """
 
 import dataclasses
+import os
 import reprlib
 import types
 import typing
@@ -344,14 +345,11 @@ def find_root(start=None):
 def locate(root, path):
     """Where a path of the settings leads: a relative one starts at the project's folder `root`, from wherever it runs.
 
-    DVC runs experiments of `--temp` and `--queue` in a copy of what git and DVC know, inside the project: what lies in
-    the project alone (data sets, weights) is found there.
+    DVC runs experiments of `--temp` and `--queue` in a copy of what git and DVC know, and names the project itself in
+    DVC_ROOT: what lies there alone (data sets, weights) is found there.
     """
     place = Path(root) / path
-    parts = Path(root).resolve().parts
-    if not place.exists() and parts[-4:-1] == (".dvc", "tmp", "exps"):
-        return Path(*parts[:-4]) / path
-    return place
+    return place if place.exists() or "DVC_ROOT" not in os.environ else Path(os.environ["DVC_ROOT"]) / path
 
 
 # What `init` may be beside the path of a weights file.

@@ -108,13 +108,15 @@ def test_choices_that_there_are_not(project, chosen, override, found):
     assert found in str(caught.value) and "config search path" not in str(caught.value).lower()
 
 
-def test_paths_start_at_the_project_also_in_dvcs_copies(project, raw, tmp_path):
+def test_paths_start_at_the_project_also_in_dvcs_copies(raw, tmp_path, monkeypatch):
     weights = tmp_path / "weights/resnet.pth"
     weights.parent.mkdir()
     weights.touch()
-    copies = tmp_path / ".dvc/tmp/exps/standalone1"
+    copies = tmp_path / ".dvc/tmp/exps/standalone/tmp1"
     (copies / "weights").mkdir(parents=True)
     (copies / "weights/own.pth").touch()
+    assert params.locate(copies, "weights/resnet.pth") == copies / "weights/resnet.pth"
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert params.locate(copies, "weights/resnet.pth") == weights
     assert params.locate(copies, "weights/own.pth") == copies / "weights/own.pth"
     assert params.locate(tmp_path, "nowhere") == tmp_path / "nowhere"
