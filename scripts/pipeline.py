@@ -22,14 +22,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(r"\d+%\|")  # of a line that tqdm writes over and over
+# DVC's advice on git, once a stage, and what it is about to do.
+ADVICE = re.compile(r"To track the changes|\s*git add|To enable auto staging|\s*dvc config|Use `dvc push`|Updating lock")
 
 
 def stage_of(report, stages):
-    """Name, as DVC shows it, of the stage whose command writes `report`, a path relative to the project."""
+    """Name, as DVC shows it, of the stage whose command writes the executed notebook `report`."""
     found = []
     for name, stage in stages.items():
         # A stage of a matrix: ${item.row} in its command stands for a part of the name.
-        words = [re.escape(word) for word in re.split(r"\$\{item\.\w+\}", stage["cmd"].split()[2])]
+        notebook = re.search(r"run_notebook\.py \S+ (\S+)", stage["cmd"])
+        words = [re.escape(word) for word in re.split(r"\$\{item\.\w+\}", notebook[1])] if notebook else []
         if match := re.fullmatch("([^/]+?)".join(words), report):
             items = "-".join(match.groups())
             found.append((len("".join(match.groups())), f"{name}@{items}" if items else name))
@@ -54,7 +57,7 @@ def last_failure(root, since):
     for path in sorted((root / "reports").glob("*.ipynb"), key=lambda p: p.stat().st_mtime, reverse=True):
         if path.stat().st_mtime >= since and (error := failure(path)):
             report = path.relative_to(root).as_posix()
-            return f"stage '{stage_of(report, stages)}' failed: {error} [traceback: {report}]"
+            return f"stage '{stage_of(path.stem, stages)}' failed: {error} [traceback: {report}]"
     return None
 
 
@@ -105,7 +108,7 @@ class Screen:
                     shown = "   ".join(f"[{name}] {bar}" for name, bar in self.bars.items())
                     text, end = (f"\r\033[K{shown[:200]}", "") if self.live else (shown, "\n")
                     print(text, end=end, file=sys.stderr, flush=True)
-            elif text.strip():
+            elif text.strip() and not ADVICE.match(text):
                 print("\r\033[K" * self.live + f"[{stage}] {text}", file=sys.stderr, flush=True)
 
     def end(self, stage):
