@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(r"\d+%\|")  # of a line that tqdm writes over and over
 # DVC's advice on git, once a stage, and what it is about to do.
-ADVICE = re.compile(r"To track the changes|\s*git add|To enable auto staging|\s*dvc config|Use `dvc push`|Updating lock")
+ADVICE = re.compile(r"To track the changes|\s*git add|To enable auto|\s*dvc config|Use `dvc push`|Updating lock")
 
 
 def stage_of(report, stages):

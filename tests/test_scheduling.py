@@ -50,7 +50,7 @@ BEFORE = {
     ],
 )
 def test_what_changed_and_what_follows_is_pending(changed, targets, pending):
-    assert Graph(DOT, dict.fromkeys(changed, ["changed"])).pending(targets) == pending.split()
+    assert Graph(DOT, {stage: ["changed"] for stage in changed}).pending(targets) == pending.split()
 
 
 def test_what_always_runs_makes_nothing_else_run():
