@@ -5,27 +5,49 @@ from pathlib import Path
 
 import numpy as np
 
-from agego_lib import metrics
+from agego_lib import datasets, metrics, paper
 from agego_lib.datasets.windows import segments
 from agego_lib.files import replacing, write_json
 from agego_lib.inference import predict_sequence
 from agego_lib.manifest import write_manifest
 from agego_lib.progress import bar
-from agego_lib.skeleton import BONES, JOINT_NAMES, LOWER_BODY, UPPER_BODY
+from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, JOINT_NAMES, LOWER_BODY, UPPER_BODY
 
+# Properties of PoseErrors that stand in every table, and their titles there.
+HEADLINE = {"mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "ba_mpjpe": "BA-MPJPE"}
 PCK_LIMIT_MM = 150  # of 3D PCK and its AUC, as in MPI-INF-3DHP (Mehta et al., 3DV 2017)
+
+
+def data_name(settings):
+    """What numbers of a run are measured on, for the name of a column."""
+    return "embedded data" if settings.dataset.source == "synthetic" else "real data"
+
+
+def measured_on(settings, prepared):
+    """The data of a run and each set's calibration -> texts, a line each. prepared: the folder of prepared sets."""
+    embedded = settings.dataset.source == "synthetic"
+    lines = ["embedded data: both sets are rendered" if embedded else "real data: both sets are read from files"]
+    for name, title in paper.DATA_SETS.items():
+        try:
+            found = "calibration {file}, sha256 {sha256}".format_map(datasets.calibration_of(Path(prepared) / name))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            found = f"calibration unknown: {error}"
+        lines.append(f"{title}{'-like' * embedded}: {found}")
+    return lines
 
 
 @dataclass(frozen=True)
 class PoseErrors:
     """Errors of a split in mm, of all its F frames, one sequence after the other.
 
-    distance, pa_distance: of each joint (F, 15), without and with Procrustes alignment of its frame.
+    distance, pa_distance: of each joint (F, 15), without and with Procrustes alignment of its frame; ba_distance: with
+    it, after both poses got the bones of one skeleton (see metrics.ba_mpjpe).
     lengths: frames of each sequence. whole: what only whole sequences have, for `summary`.
     """
 
     distance: np.ndarray
     pa_distance: np.ndarray
+    ba_distance: np.ndarray
     lengths: tuple
     whole: dict
 
@@ -40,6 +62,11 @@ class PoseErrors:
         return self.pa_distance.mean(-1)
 
     @property
+    def ba_mpjpe(self):
+        """A frame (F,)."""
+        return self.ba_distance.mean(-1)
+
+    @property
     def per_joint(self):
         """Mean over frames (15,)."""
         return self.distance.mean(0)
@@ -51,15 +78,15 @@ class PoseErrors:
 
     def summary(self):
         """Means over all frames, with the unit in the key."""
-        means = {"mpjpe_mm": round(float(self.mpjpe.mean()), 2), "pa_mpjpe_mm": round(float(self.pa_mpjpe.mean()), 2)}
+        means = {f"{name}_mm": round(float(getattr(self, name).mean()), 2) for name in HEADLINE}
         return means | {name: round(value, 4) for name, value in self.whole.items()}
 
     def report(self):
-        """`summary`, and in `interval_95` the bootstrap intervals over sequences of its two headline numbers."""
+        """`summary`, and in `interval_95` the bootstrap intervals over sequences of its headline numbers."""
         intervals = {}
-        for name, values in (("mpjpe_mm", self.mpjpe), ("pa_mpjpe_mm", self.pa_mpjpe)):
-            low, high = bootstrap_interval(values, self.lengths)
-            intervals[name] = {"low": round(low, 2), "high": round(high, 2)}
+        for name in HEADLINE:
+            low, high = bootstrap_interval(getattr(self, name), self.lengths)
+            intervals[f"{name}_mm"] = {"low": round(low, 2), "high": round(high, 2)}
         return {**self.summary(), "interval_95": intervals}
 
 
@@ -84,34 +111,51 @@ def mean_pose(sequences):
     return np.concatenate([sequence.joints_3d for sequence in sequences]).mean(axis=0, dtype=np.float64)
 
 
-def pose_errors(predictions, targets):
+def pose_errors(predictions, targets, frame_numbers=None):
     """Lists of (N_i, 15, 3) m, one a sequence -> PoseErrors over all frames together (Sec. 4.3).
 
-    Beyond the paper, its `summary` has 3D PCK at 150 mm and AUC, the acceleration error (mm a frame squared) and the
-    deviation of bone lengths over time (mm), the last two as means over sequences weighted by their frames.
+    Beyond the paper: BA-MPJPE, and in its `summary` 3D PCK at 150 mm and AUC, the acceleration error (mm a frame
+    squared) over all three frames in a row, and the deviation of bone lengths over time (mm), as a mean over sequences
+    weighted by their frames.
+    frame_numbers: those of each sequence, (N_i,). Without them, or where no three frames are in a row, nobody knows
+    the acceleration error, and `summary` has none.
     """
     pred, target = ([np.asarray(p, np.float64) * 1000 for p in poses] for poses in (predictions, targets))
     lengths = tuple(len(p) for p in pred)
     joints, true = np.concatenate(pred), np.concatenate(target)
-    distance, pa_distance = (
-        np.linalg.norm(p - true, axis=-1) for p in (joints, metrics.procrustes_align(joints, true))
+    resized, resized_true = (metrics.resize_bones(p, np.multiply(COMMON_BONE_LENGTHS, 1000)) for p in (joints, true))
+    distances = (
+        np.linalg.norm(p - t, axis=-1)
+        for p, t in (
+            (joints, true),
+            (metrics.procrustes_align(joints, true), true),
+            (metrics.procrustes_align(resized, resized_true), resized_true),
+        )
     )
-    moving = [(p, t) for p, t in zip(pred, target, strict=True) if len(p) > 2]
-    weights = [len(p) for p, _ in moving]
     whole = {"pck_150mm": metrics.pck(joints, true, PCK_LIMIT_MM), "auc_150mm": metrics.auc(joints, true, PCK_LIMIT_MM)}
+    if frame_numbers is not None:
+        triples = zip(pred, target, frame_numbers, strict=True)
+        jitter = np.concatenate([metrics.acceleration_error(p, t, n, reduce="none") for p, t, n in triples])
+        if len(jitter):
+            whole["acceleration_mm"] = float(jitter.mean())
+    moving = [p for p in pred if len(p) > 1]
     if moving:
-        jitter = [metrics.acceleration_error(p, t) for p, t in moving]
-        stretch = [metrics.bone_length_deviation(p, BONES) for p, _ in moving]
-        whole["acceleration_mm"] = float(np.average(jitter, weights=weights))
-        whole["bone_length_std_mm"] = float(np.average(stretch, weights=weights))
-    return PoseErrors(distance, pa_distance, lengths, whole)
+        stretch = [metrics.bone_length_deviation(p, BONES) for p in moving]
+        whole["bone_length_std_mm"] = float(np.average(stretch, weights=[len(p) for p in moving]))
+    return PoseErrors(*distances, lengths, whole)
+
+
+def sequence_errors(predictions, sequences):
+    """`pose_errors` of poses of prepared sequences, with all that these know."""
+    truth, numbers = [s.joints_3d for s in sequences], [s.frame_numbers for s in sequences]
+    return pose_errors(predictions, truth, numbers)
 
 
 def error_groups(errors, sequences):
     """Mean errors of parts of a split: by body half, by visibility where known, by action where known.
 
     errors: PoseErrors of `sequences`, prepared sequences. -> list of dicts: group, part, share (of all joints),
-    mpjpe_mm, pa_mpjpe_mm. A part without any joint is left out.
+    and the means, mpjpe_mm, pa_mpjpe_mm, ba_mpjpe_mm. A part without any joint is left out: see `unlabelled`.
     """
     joints = np.arange(len(JOINT_NAMES))
     chosen = {
@@ -129,10 +173,20 @@ def error_groups(errors, sequences):
     for (group, part), where in chosen.items():
         where = np.broadcast_to(where, errors.distance.shape)
         if where.any():
-            values = {"mpjpe_mm": errors.distance[where].mean(), "pa_mpjpe_mm": errors.pa_distance[where].mean()}
-            values = {name: round(float(value), 2) for name, value in values.items()}
+            distances = (errors.distance, errors.pa_distance, errors.ba_distance)
+            values = {f"{k}_mm": round(float(d[where].mean()), 2) for k, d in zip(HEADLINE, distances, strict=True)}
             rows.append({"group": group, "part": part, "share": round(float(where.mean()), 4), **values})
     return rows
+
+
+def unlabelled(sequences):
+    """Labels that the data lack, of those that `error_groups` goes by -> list of texts, for a line beside its table."""
+    lacks = []
+    if any(s.hidden is None for s in sequences):
+        lacks.append("joints hidden by the body")
+    if not any(a for s in sequences for a in s.actions or ()):
+        lacks.append("actions")
+    return lacks
 
 
 def predict_split(model, sequences, window, store=None, label="predicting"):

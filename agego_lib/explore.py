@@ -30,14 +30,14 @@ def test_sequences(root, data_set):
     try:
         return read_prepared(root / "artifacts/prepared" / data_set, "test")
     except DatasetError as error:
-        raise NothingToExplore(f"No data to look at: run `make repro`, then this cell again. ({error})") from None
+        raise NothingToExplore(f"No data to look at: run `dvc repro`, then this cell again. ({error})") from None
 
 
 def trained_models(root):
     """{run: weights file}, see `find_models`. Raises NothingToExplore, which says what to run, before any is ready."""
     found = find_models(root)
     if "finetune" not in found:
-        raise NothingToExplore("No trained model to look through: run `make repro`, then this cell again.")
+        raise NothingToExplore("No trained model to look through: run `dvc repro`, then this cell again.")
     return found
 
 
@@ -46,7 +46,7 @@ def recorded(root, run, sequence, device="cpu"):
     try:
         return record_run(root, run, sequence, device)
     except (DatasetError, FeatureError, WeightsError) as error:
-        raise NothingToExplore(f"{run} cannot be shown; run `make repro`, then this cell again. ({error})") from None
+        raise NothingToExplore(f"{run} cannot be shown; run `dvc repro`, then this cell again. ({error})") from None
 
 
 class Fit(anywidget.AnyWidget):

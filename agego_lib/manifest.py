@@ -15,7 +15,7 @@ import cv2
 import torch
 import yaml
 
-from agego_lib import params
+from agego_lib import paper, params
 from agego_lib.files import read_json, read_text, write_json
 
 # What numbers depend on.
@@ -106,23 +106,39 @@ def threads():
     return {"torch": torch.get_num_threads(), "opencv": cv2.getNumThreads(), **variables}
 
 
-def data(root):
-    """What the numbers were made from: the raw data as DVC knows it, and a hash of each prepared set.
+def _raw(root, source):
+    """Hash of the embedded data's sources as DVC knows it, or the fingerprint of each set that was read from files."""
+    if source is None:
+        raise ValueError("the settings, which say where the data come from, cannot be read")
+    if source == "synthetic":
+        return yaml.safe_load(read_text(root / "data.dvc"))["outs"][0]["md5"]
+    inputs = root / "artifacts/inputs/data.json"
+    found = read_json(inputs)
+    if found["source"] != source:
+        raise ValueError(f"{inputs} is of source {found['source']!r}, the settings say {source!r}")
+    return {name: found[name]["fingerprint"] for name in paper.DATA_SETS}
 
-    The hashes are over those that preparation left in splits.json, of all that its files hold, so that none is read.
+
+def data(root, source):
+    """What the numbers were made from: the raw data, a hash of each prepared set, and each one's calibration.
+
+    source: `dataset.source` of the settings, None where these cannot be read. The hashes are over those that
+    preparation left in splits.json, of all that its files hold, so that none is read.
     """
-    found = {}
+    root, found, calibrations = Path(root), {}, {}
     try:
-        found["raw"] = yaml.safe_load(read_text(Path(root) / "data.dvc"))["outs"][0]["md5"]
+        found["raw"] = _raw(root, source)
     except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
-        found["raw"] = f"unknown: {error}"
-    for path in sorted((Path(root) / "artifacts/prepared").glob("*/splits.json")):
+        found["raw"] = f"unknown: {type(error).__name__} {error}"
+    for path in sorted((root / "artifacts/prepared").glob("*/splits.json")):
+        name = path.parent.name
         try:
             splits = read_json(path, 1 << 28)
-            found[path.parent.name] = _digest(json.dumps([splits["splits"], splits["content"]]).encode())
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            found[path.parent.name] = f"unknown: {type(error).__name__} {error}"
-    return found
+            found[name] = _digest(json.dumps([splits["splits"], splits["content"]]).encode())
+            calibrations[name] = splits.get("calibration", "unknown: not in splits.json")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            found[name] = f"unknown: {type(error).__name__} {error}"
+    return {**found, "calibration": calibrations}
 
 
 def manifest(root=None, settings=None):
@@ -146,7 +162,7 @@ def manifest(root=None, settings=None):
         "seed": values and values["seed"],
         "settings_hash": values and _digest(json.dumps(values, sort_keys=True).encode()),
         "settings": values if note is None else note,
-        "data": data(root) if root is not None else None,
+        "data": data(root, values and values["dataset"]["source"]) if root is not None else None,
     }
 
 

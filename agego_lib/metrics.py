@@ -6,6 +6,8 @@ A frame that holds NaN gives NaN. NumPy input is computed in float64, torch inpu
 import numpy as np
 import torch
 
+from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, NUM_JOINTS
+
 
 def _pair(pred, target, dim=3):
     """(pred, target, finish): equal float tensors (..., J, dim) and the way back to the caller's kind of array."""
@@ -80,6 +82,41 @@ def pa_mpjpe(pred, target, reduce="mean"):
     return finish(error.mean() if reduce == "mean" else error.mean(-1))
 
 
+def resize_bones(pose, lengths=COMMON_BONE_LENGTHS):
+    """Poses whose bones keep their directions and get the lengths given, one after the other from the neck outwards.
+
+    pose: (..., 15, 3), whose neck stays where it is. lengths: 14, in the order of `skeleton.BONES`, of any unit, which
+    is then that of the bones. A bone of length zero has no direction: it stays so, its joint where its parent is.
+    Raises ValueError for other shapes.
+    """
+    pose, _, finish = _pair(pose, pose)
+    if pose.shape[-2] != NUM_JOINTS or len(lengths) != len(BONES):
+        raise ValueError(f"pose {tuple(pose.shape)}, {len(lengths)} lengths; expected (..., 15, 3) and {len(BONES)}")
+    return finish(_resize(pose, lengths))
+
+
+def _resize(pose, lengths):
+    joints = list(pose.unbind(-2))
+    # BONES go from the root outwards, so that a bone's parent has its place before.
+    for (parent, child), length in zip(BONES, lengths, strict=True):
+        bone = pose[..., child, :] - pose[..., parent, :]
+        norm = torch.linalg.vector_norm(bone, dim=-1, keepdim=True)
+        joints[child] = joints[parent] + bone * (length / torch.where(norm == 0, 1, norm))
+    return torch.stack(joints, dim=-2)
+
+
+def ba_mpjpe(pred, target, reduce="mean"):
+    """Bone-length-aligned MPJPE: PA-MPJPE after both poses were resized to the bones of one common skeleton.
+
+    As Mo2Cap2, GlobalEgoMocap and SceneEgo report it beside PA-MPJPE: what is left when body size and proportions do
+    not count. Arguments and errors as `mpjpe`, with J = 15; the result is in metres whatever the unit of the input,
+    as COMMON_BONE_LENGTHS are, and a bone of length zero counts as `resize_bones` says.
+    """
+    _check_reduce(reduce)
+    pred, target = (resize_bones(pose) for pose in (pred, target))
+    return pa_mpjpe(pred, target, reduce)
+
+
 def per_joint_error(pred, target, reduce="mean"):
     """Euclidean distance of each joint (Fig. 4), the mean of which is `mpjpe`; align first for the PA variant.
 
@@ -116,17 +153,28 @@ def auc(pred, target, limit, steps=31):
     return finish((error[:, None] <= thresholds).to(error.dtype).mean())
 
 
-def acceleration_error(pred, target):
+def acceleration_error(pred, target, frame_numbers=None, reduce="mean"):
     """Mean distance between the second differences of two joint paths, in units a frame squared: jitter.
 
-    pred, target: (N, J, 3), consecutive frames of one sequence (Kanazawa et al., CVPR 2019, call it acceleration
-    error). NaN for fewer than three frames. Raises ValueError for shapes that differ or are not (N, J, 3).
+    pred, target: (N, J, 3), frames of one sequence (Kanazawa et al., CVPR 2019, call it acceleration error).
+    frame_numbers: (N,) ascending, or None for N consecutive frames. Only three frames in a row count: across a missing
+    frame, a second difference is mostly the motion that was missed. In a row are frames as far apart as the
+    sequence's closest ones: where every k-th frame of a video was kept, those are its frames, and "a frame squared" is
+    of them. reduce: "mean" over triples and joints -> a number, NaN where there is no triple; "none" -> one value a
+    triple, (M,). Raises ValueError for shapes that differ or are not (N, J, 3), and for numbers that do not ascend.
     """
+    _check_reduce(reduce)
     pred, target, finish = _pair(pred, target)
     if pred.ndim != 3:
         raise ValueError(f"pred is {tuple(pred.shape)}, expected (N, J, 3), one sequence")
-    error = torch.linalg.vector_norm((pred - target).diff(n=2, dim=0), dim=-1)
-    return finish(error.mean())
+    numbers = np.arange(len(pred)) if frame_numbers is None else np.asarray(frame_numbers)
+    steps = np.diff(numbers)
+    if numbers.shape != pred.shape[:1] or (steps <= 0).any():
+        raise ValueError(f"frame_numbers of shape {numbers.shape}, expected {len(pred)} that ascend")
+    near = steps == steps.min(initial=np.iinfo(np.int64).max)
+    triples = torch.from_numpy(near[1:] & near[:-1]).to(pred.device)
+    error = torch.linalg.vector_norm((pred - target).diff(n=2, dim=0), dim=-1)[triples]
+    return finish(error.mean() if reduce == "mean" else error.mean(-1))
 
 
 def bone_length_deviation(pred, bones):

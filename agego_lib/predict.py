@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from agego_lib import overlay as drawing
+from agego_lib import params
 from agego_lib.bvh import write_bvh
 from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
+from agego_lib.datasets import DatasetError, read_split
 from agego_lib.inference import PoseStream
 from agego_lib.models.backbone import WeightsError
 from agego_lib.models.build import for_inference, load_model
@@ -28,9 +30,7 @@ from agego_lib.progress import bar
 from agego_lib.skeleton import JOINT_NAMES
 from agego_lib.video import VideoError, VideoWriter, open_frames, render_video
 
-MODEL = Path("artifacts/finetune/model.safetensors")
-RAW = Path("artifacts/raw/sceneego")
-CALIBRATION = RAW / "fisheye.calibration.json"
+MODEL = Path("artifacts/finetune/model.safetensors")  # in the project's folder
 OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overlay": "overlay.mp4"}
 OVERLAYS = ("vp9", "mp4v", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
@@ -42,7 +42,8 @@ class Prediction:
     """What `predict_video` made of a video: N frames with a pose.
 
     poses: (N, 15, 3) float32, metres, camera frame. frames: (N,) numbers of the frames, from 0. seconds: (N,) their
-    times. fps: frames a second of the video, or of those taken from it. skipped: frame -> why it has no pose.
+    times. fps: frames a second of the video, or of those taken from it. camera: of the calibration. skipped: frame ->
+    why it has no pose.
     notes: what else was found. files: kind -> path. interrupted: whether Ctrl-C ended it.
     """
 
@@ -50,6 +51,7 @@ class Prediction:
     frames: np.ndarray
     seconds: np.ndarray
     fps: float
+    camera: FisheyeCamera
     skipped: dict
     notes: list = field(default_factory=list)
     files: dict = field(default_factory=dict)
@@ -168,26 +170,29 @@ def _fail_without_poses(source, skipped):
 
 
 def predict_video(
-    source, out, model=MODEL, calibration=CALIBRATION, *, overlay="vp9", every=1, fps=None, chunk=32, device=None
+    source, out, model=None, calibration=None, *, overlay="vp9", every=1, fps=None, chunk=32, device=None
 ):
     """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
 
     source: a video file, or a folder of images. model: a .safetensors file with its .json, as 03_pose_training writes
     them; windows, input size and crop are those it was trained with, so that the poses are those of
-    `evaluation.predict_split`. calibration: JSON of the camera, of the frames' size.
+    `evaluation.predict_split`. calibration: JSON of the camera, of the frames' size. Relative paths of these two start
+    here or at the project's folder; by default they are the project's fine-tuned model, and the calibration of its
+    SceneEgo set.
     overlay: codec of overlay.mp4 ("vp9" or "mp4v", see VideoWriter), or "none". every: only each every-th frame is
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
 
     A frame that does not decode or has another size is counted in `skipped` and has no pose: joints.csv and joints.npz
     leave it out, motion.bvh fills it linearly, overlay.mp4 repeats the picture before. No window spans a hole of more
     than the model's `window.max_gap` frames. Whatever ends the run early, the files hold the frames done so far.
-    Raises VideoError, CalibrationError or WeightsError, which name the file and say what to do.
+    Raises VideoError, CalibrationError or WeightsError, which name the file and say what to do, and SettingsError
+    where a default is needed and there is no project, or its params.yaml cannot be read.
     """
     frames = open_frames(source, fps)
     if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
     network, config = _load(model)
-    camera = _camera(calibration)
+    calibration, camera = _camera(calibration)
     view = InputView(camera.size, config["input"]["size"], config["input"]["crop"])
     if frames.size is not None:
         _check_size(source, frames.size, camera, calibration)
@@ -233,27 +238,60 @@ def predict_video(
             "looks slower or faster to it; --every thins a faster video out"
         )
     arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
-    return Prediction(*arrays, rate, skipped, notes, files, bool(interrupted))
+    return Prediction(*arrays, rate, camera, skipped, notes, files, bool(interrupted))
+
+
+def _found(path):
+    """A path as given, or in the project's folder where a relative one is not here but is there."""
+    path = Path(path)
+    if not path.exists():
+        try:
+            there = params.find_root() / path
+        except params.SettingsError:  # no project
+            return path
+        return there if there.exists() else path
+    return path
+
+
+def _project(option):
+    """(folder, settings of its data) of the project here, whose files an option stands in for."""
+    try:
+        root = params.find_root()
+    except params.SettingsError as error:
+        raise params.SettingsError(f"{error}, or name a file of your own with {option}") from None
+    return root, params.load(root / "params.yaml").dataset
 
 
 def _load(path):
+    default = path is None
+    path = _project("--model")[0] / MODEL if default else _found(path)
     try:
         return load_model(path)
     except WeightsError as error:
-        if Path(path).is_file():
+        if path.is_file():
             raise
-        raise WeightsError(f"{error}; run `make repro` to train it, or name another one with --model") from None
+        train = f"run `dvc repro finetune` in {path.parents[2]} to train it, or " if default else ""
+        raise WeightsError(f"{error}; {train}name another one with --model") from None
 
 
 def _camera(path):
+    """-> (path, FisheyeCamera)."""
+    default = ""
+    if path is None:
+        root, data = _project("--calibration")
+        path = root / data.sceneego.calibration
+        default = "; the default is dataset.sceneego.calibration of params.yaml" + _rendered(data)
+    path = _found(path)
     try:
-        return FisheyeCamera.from_json(path)
+        return path, FisheyeCamera.from_json(path)
     except CalibrationError as error:
-        if Path(path).is_file():
+        if path.is_file():
             raise
-        raise CalibrationError(
-            f"{error}. Name your camera's with --calibration; the default comes with `make repro`"
-        ) from None
+        raise CalibrationError(f"{error}. Name your camera's with --calibration{default}") from None
+
+
+def _rendered(data):
+    return ", which `dvc repro prepare` renders" if data.source == "synthetic" else ", which comes with the data set"
 
 
 def _check_size(source, size, camera, calibration):
@@ -265,18 +303,18 @@ def _check_size(source, size, camera, calibration):
         )
 
 
-def render_demo(path, raw=RAW, fps=30.0):
-    """Write the first test sequence of a rendered data set as a video -> folder of the sequence.
+def render_demo(path, fps=30.0):
+    """Write the first test sequence of the project's SceneEgo set as a video -> folder of the sequence.
 
-    Raises VideoError where the data set has not been rendered.
+    Raises VideoError where the set is not there, SettingsError outside of a project.
     """
-    raw = Path(raw)
+    root, data = _project("VIDEO, without --demo")
     try:
-        name = (raw / "test_sceneego.txt").read_text().split()[0]
-    except (OSError, IndexError) as error:
-        raise VideoError(f"{raw}: no rendered data ({error}); run `make repro`") from None
-    render_video(raw / name / "imgs", path, fps)
-    return raw / name
+        folder = read_split(root / data.sceneego.test_list, root / data.sceneego.root)[0]
+    except DatasetError as error:
+        raise VideoError(f"no test sequence, which params.yaml names{_rendered(data)}: {error}") from None
+    render_video(folder / "imgs", path, fps)
+    return folder
 
 
 def main(arguments=None):
@@ -284,22 +322,22 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m agego_lib.predict", description=__doc__.split("\n\n")[1])
     parser.add_argument("video", help="a fisheye video file, or a folder of frames")
     parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
-    parser.add_argument("--model", default=MODEL, help="weights, with their .json beside them (default: %(default)s)")
-    parser.add_argument("--calibration", default=CALIBRATION, help="OCamCalib JSON (default: %(default)s)")
+    parser.add_argument("--model", help=f"weights, with their .json beside them (default: the project's {MODEL})")
+    parser.add_argument("--calibration", help="OCamCalib JSON (default: that of the project's SceneEgo set)")
     parser.add_argument(
         "--overlay", choices=OVERLAYS, default="vp9", help="mp4v is faster to write, but no browser plays it"
     )
     parser.add_argument("--every", type=_positive(int), default=1, metavar="K", help="use every K-th frame only")
     parser.add_argument("--fps", type=_positive(float), help="frames a second of a folder of frames (default: 30)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--demo", action="store_true", help="first write VIDEO from a sequence of the embedded data")
+    parser.add_argument("--demo", action="store_true", help="first write VIDEO from a test sequence of this project")
     options = parser.parse_args(arguments)
     try:
         if options.demo:
             print(f"{options.video}: made of {render_demo(options.video)}")
         named = {k: v for k, v in vars(options).items() if k not in ("video", "out", "demo")}
         result = predict_video(options.video, options.out, **named)
-    except (VideoError, CalibrationError, WeightsError) as error:
+    except (VideoError, CalibrationError, WeightsError, params.SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for note in result.notes:

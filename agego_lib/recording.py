@@ -7,7 +7,7 @@ import numpy as np
 
 from agego_lib.attention import watched
 from agego_lib.datasets import PreparedSequence, WindowDataset
-from agego_lib.evaluation import PoseErrors, pose_errors, predict_split
+from agego_lib.evaluation import PoseErrors, predict_split, sequence_errors
 from agego_lib.features import open_features
 from agego_lib.models.build import load_model
 from agego_lib.params import WindowSettings
@@ -85,7 +85,7 @@ def record(model, sequence, window, store=None, label="predicting"):
     if notes["motion"]:
         motion = [w[:, : len(f), : len(f)] for f, w in zip(windows, notes["motion"], strict=True)]
     local = model.motion_encoder.local_blocks if model.use_motion else 0
-    errors = pose_errors([poses], [sequence.joints_3d])
+    errors = sequence_errors([poses], [sequence])
     return Recording(sequence, poses, errors, windows, heatmaps, cross, motion, local)
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from agego_lib import paper
-from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors
+from agego_lib.evaluation import HEADLINE, bootstrap_interval, data_name, load_poses, sequence_errors
 
-METRICS = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE"}
 NOT_RUN = "not run here: `make tables`"
 
 
@@ -70,38 +69,38 @@ def load_results(root, ablation, tests):
         files = {path.stem: path for place in places for path in sorted(place.glob("*.npz"))}
         if not files:
             raise FileNotFoundError(f"{places[0]}: no poses of the run {name!r}; run `dvc repro`")
-        truth = {data_set: [s.joints_3d for s in tests[data_set]] for data_set in files}
-        results[name] = {n: pose_errors(load_poses(path, tests[n]), truth[n]) for n, path in files.items()}
+        results[name] = {n: sequence_errors(load_poses(path, tests[n]), tests[n]) for n, path in files.items()}
     return results
 
 
-def compare(results, rows, figures, data):
+def compare(results, rows, figures, settings):
     """A table of runs beside the paper's figures -> list of dicts, one a row, data set and metric.
 
     rows: {name of a run: label}. figures: the paper's, {name: {data set: (MPJPE, PA-MPJPE)}}, None for what it has not.
-    data: what ours are measured on, for the column's name. A run that was not made says what would make it.
+    settings: those of the full model's run. A run that was not made says what would make it.
     "change" is the mean difference from the full model, frame by frame, with its 95 % interval over sequences.
     """
     table = []
     for name, label in rows.items():
         for data_set, full in results["full"].items():
-            published = figures.get(name, {}).get(data_set, (None, None))
+            # The paper has no BA-MPJPE.
+            published = (*figures.get(name, {}).get(data_set, (None, None)), None)
             errors = results.get(name, {}).get(data_set)
             if name in results and errors is None:
                 continue  # trained on the other set alone
-            for (metric, title), figure in zip(METRICS.items(), published, strict=True):
+            for (metric, title), figure in zip(HEADLINE.items(), published, strict=True):
                 row = {"row": label, "data set": data_set, "metric": f"{title} (mm)"}
                 ours = change = interval = ""
                 if errors is not None:
-                    values = getattr(errors, metric.removesuffix("_mm"))
+                    values = getattr(errors, metric)
                     ours = round(float(values.mean()), 1)
-                    difference = values - getattr(full, metric.removesuffix("_mm"))
+                    difference = values - getattr(full, metric)
                     low, high = bootstrap_interval(difference, errors.lengths)
                     if name != "full":
                         change, interval = f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"
-                gap = "" if figure is None else paper.GAP.format(data_set)
+                gap = "" if figure is None else paper.gap(settings, data_set)
                 row |= {
-                    f"ours, {data}": ours,
+                    f"ours, {data_name(settings)}": ours,
                     "change": change,
                     "its 95 % interval": interval,
                     "paper, real data": "–" if figure is None else figure,
@@ -117,12 +116,8 @@ def seed_table(results, ablation, seed):
     for row in ablation.reseeded if ablation.seeds else ():
         runs = {seed: results.get(row, {}), **{s: results[f"{row}-{s}"] for s in ablation.seeds}}
         for data_set in results["full"]:
-            for metric, title in METRICS.items():
-                found = {
-                    s: float(getattr(r[data_set], metric.removesuffix("_mm")).mean())
-                    for s, r in runs.items()
-                    if data_set in r
-                }
+            for metric, title in HEADLINE.items():
+                found = {s: float(getattr(r[data_set], metric).mean()) for s, r in runs.items() if data_set in r}
                 values = np.array(list(found.values()))
                 table.append(
                     {
@@ -146,15 +141,14 @@ def verdict(difference, lengths):
 
 
 def telling_frames(errors, sequences):
-    """Frames for Fig. 3, not chosen by eye -> {what: index in the split}: best, median, worst, most out of view."""
+    """Frames for Fig. 3, not chosen by eye -> {what: index in the split}: best, median, worst, most out of view.
+
+    Where no joint is outside the image, there is none of the last.
+    """
     order = np.argsort(errors.mpjpe)
     outside = (~np.concatenate([s.in_image for s in sequences])).sum(1)
-    return {
-        "best": int(order[0]),
-        "median": int(order[len(order) // 2]),
-        "worst": int(order[-1]),
-        "most out of view": int(np.argmax(outside)),
-    }
+    frames = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
+    return frames | ({"most out of view": int(np.argmax(outside))} if outside.any() else {})
 
 
 def frame_at(sequences, number):

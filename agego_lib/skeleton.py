@@ -25,6 +25,13 @@ PARENTS = (0, 0, 1, 2, 0, 4, 5, 1, 7, 8, 9, 4, 11, 12, 13)
 # Directed edges (parent, child) of the kinematic tree, the set B of Sec. 3.4.
 BONES = tuple((parent, child) for child, parent in enumerate(PARENTS) if child != parent)
 
+# Lengths (m) of BONES, in their order, of the skeleton that Mo2Cap2 (Xu et al., 2019) and its successors, such as
+# SceneEgo, resize poses to (`mean3D.mat` of their repositories, which has joints in mm): see metrics.ba_mpjpe.
+COMMON_BONE_LENGTHS = (
+    0.146762, 0.220041, 0.144490, 0.147744, 0.224728, 0.147078, 0.454981,
+    0.362098, 0.316054, 0.157179, 0.458426, 0.366159, 0.317777, 0.152772,
+)  # fmt: skip
+
 # (right, left) joint pairs, for mirroring.
 LEFT_RIGHT_PAIRS = ((1, 4), (2, 5), (3, 6), (7, 11), (8, 12), (9, 13), (10, 14))
 

@@ -23,6 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from agego_lib import params
+from agego_lib.evaluation import measured_on
 
 ROOT = Path(__file__).resolve().parents[1]
 # Executed notebook -> the stage's record of its run, beside its metrics.
@@ -145,7 +146,7 @@ def manifest(root, name):
     try:
         tree = json.loads((root / path).read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and run `make repro`") from None
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run `dvc repro`") from None
     return (
         f'<details class="manifest"><summary>how this run was made (<code>{path}</code>)</summary>'
         f'<div class="wide">{entries(tree)}</div></details>'
@@ -158,12 +159,12 @@ def section(root, part, contents):
     if not (root / path).is_file():
         anchor = f"{part}-missing"
         contents.append({"anchor": anchor, "text": f"{part} (not run)"})
-        line = f"<p><code>{path}</code> is not there: run <code>make repro</code> first.</p>"
+        line = f"<p><code>{path}</code> is not there: run <code>dvc repro</code> first.</p>"
         return f'<h1 id="{anchor}">{part}</h1>\n{line}'
     try:
         notebook = nbformat.read(root / path, as_version=4)
     except ValueError as error:
-        raise ValueError(f"{path} is no notebook ({error}); delete it and run `make repro`") from None
+        raise ValueError(f"{path} is no notebook ({error}); delete it and run `dvc repro`") from None
     markdown = MarkdownWithMath(renderer=Renderer(part, contents))
     cells = [cell_html(cell, f"{part}-{i}", markdown) for i, cell in enumerate(notebook.cells)]
     ended = notebook.metadata.get("papermill", {}).get("end_time", "")
@@ -178,14 +179,15 @@ def page(root):
     """
     if not any((root / "reports" / f"{part}.ipynb").is_file() for part in PARTS):
         missing = " nor ".join(f"reports/{part}.ipynb" for part in PARTS)
-        raise FileNotFoundError(f"neither {missing} is there: run `make repro` first")
+        raise FileNotFoundError(f"neither {missing} is there: run `dvc repro` first")
     settings = params.load(root / "params.yaml")
     embedded = settings.dataset.source == "synthetic"
+    data, *sets = measured_on(settings, root / "artifacts/prepared")
+    size, window = settings.prepare.size, settings.window
     summary = (
-        f"Measured on {'the embedded, rendered data' if embedded else f'the real data ({settings.dataset.source})'}: "
-        f"frames of {settings.prepare.size}×{settings.prepare.size}, windows of {settings.window.length} frames "
-        f"(every {settings.window.step}th), {settings.visual.backbone}, seed {settings.seed}. These are the settings "
-        "that params.yaml holds now; those of the run stand with each part, where it recorded them."
+        f"Measured on {data} ({'; '.join(sets)}). Frames of {size}×{size}, windows of {window.length} frames (every "
+        f"{window.step}th), {settings.visual.backbone}, seed {settings.seed}. These are the settings that params.yaml "
+        "holds now; those of the run stand with each part, where it recorded them."
     )
     contents = []
     sections = [section(root, part, contents) for part in PARTS]

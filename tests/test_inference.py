@@ -15,10 +15,13 @@ from agego_lib.evaluation import (
     mean_pose,
     pose_errors,
     predict_split,
+    sequence_errors,
+    unlabelled,
     write_metrics,
 )
 from agego_lib.features import open_features, store_features
 from agego_lib.inference import predict_sequence, read_frames
+from agego_lib.metrics import ba_mpjpe
 from agego_lib.models.build import ABLATIONS
 from agego_lib.params import WindowSettings
 from agego_lib.skeleton import JOINT_NAMES
@@ -225,7 +228,7 @@ def test_pose_errors_against_scipy():
     distance, pa_distance = (1000 * np.sqrt(((a - target) ** 2).sum(-1)) for a in (pred, aligned))
     assert pa_distance[2].max() < 1e-9 < 10 < pa_distance[4].mean()
 
-    errors = pose_errors([pred[:2], pred[2:]], [target[:2], target[2:]])
+    errors = pose_errors([pred[:2], pred[2:]], [target[:2], target[2:]], [range(2), range(5)])
     np.testing.assert_allclose(errors.mpjpe, distance.mean(1))
     np.testing.assert_allclose(errors.per_joint, distance.mean(0))
     np.testing.assert_allclose(errors.pa_mpjpe, pa_distance.mean(1), atol=1e-6)
@@ -241,6 +244,39 @@ def test_pose_errors_against_scipy():
     # Two frames have no acceleration: the other sequence alone counts.
     change = np.diff(pred[2:] - target[2:], n=2, axis=0) * 1000
     assert summary["acceleration_mm"] == pytest.approx(np.sqrt((change**2).sum(-1)).mean(), abs=1e-4)
+    np.testing.assert_allclose(errors.ba_mpjpe, 1000 * ba_mpjpe(pred, target, reduce="none"), atol=1e-6)
+    assert summary["ba_mpjpe_mm"] == pytest.approx(1000 * ba_mpjpe(pred, target), abs=0.005)
+    assert errors.report()["interval_95"].keys() == {"mpjpe_mm", "pa_mpjpe_mm", "ba_mpjpe_mm"}
+
+
+def test_jitter_is_of_frames_in_a_row_or_not_told(make_sequence, tmp_path):
+    """The mean pose's jitter is the truth's own, triple by triple; where there is no triple, metrics can be written."""
+    holes = make_sequence("jitter/a", [3, 4, 5, 9, 10, 12, 13, 14, 15])
+    none, other = make_sequence("jitter/b", [0, 1, 3, 4, 6]), make_sequence("jitter/c", range(4))
+    sequences = [holes, none, other]
+    still = [np.zeros((len(s), 15, 3)) for s in sequences]
+    expected = [
+        np.linalg.norm(np.diff(s.joints_3d[i : i + 3].astype(float), n=2, axis=0), axis=-1).mean() * 1000
+        for s, starts in ((holes, (0, 5, 6)), (other, (0, 1)))
+        for i in starts
+    ]
+    found = sequence_errors(still, sequences)
+    assert found.summary()["acceleration_mm"] == pytest.approx(np.mean(expected), abs=1e-4)
+    unknown = sequence_errors(still[1:2], [none]).report()
+    assert "acceleration_mm" not in unknown and "bone_length_std_mm" in unknown
+    truth = [s.joints_3d for s in sequences]
+    assert "acceleration_mm" not in pose_errors(still, truth).summary()
+    write_metrics(tmp_path / "metrics.json", {"a": unknown})
+
+
+def test_labels_that_the_data_lack_are_named(make_sequence):
+    whole = make_sequence("lacks/a", range(3), actions=["walk", None])
+    bare = make_sequence("lacks/b", range(3))
+    whole.hidden = np.zeros((3, 15), bool)
+    assert unlabelled([whole]) == [] and unlabelled([whole, bare]) == ["joints hidden by the body"]
+    assert unlabelled([bare]) == ["joints hidden by the body", "actions"]
+    rows = error_groups(sequence_errors([bare.joints_3d + 0.1], [bare]), [bare])
+    assert not [r for r in rows if r["group"] == "action" or r["part"] in ("in sight", "hidden by the body")]
 
 
 def test_bootstrap_interval_against_scipy():
@@ -290,16 +326,17 @@ def test_error_groups_joint_by_joint(make_sequence, seen):
                     belongs.append(("action", sequence.actions[i]))
                 for key in belongs:
                     parts.setdefault(key, []).append(
-                        (errors.distance[number, joint], errors.pa_distance[number, joint])
+                        [d[number, joint] for d in (errors.distance, errors.pa_distance, errors.ba_distance)]
                     )
             number += 1
     rows = {(row["group"], row["part"]): row for row in error_groups(errors, sequences)}
     assert rows.keys() == parts.keys() and ("action", "walk") in rows
     assert ("visibility", "hidden by the body") in rows or not seen
     for key, values in parts.items():
-        mean, pa_mean = np.mean(values, axis=0)
+        mean, pa_mean, ba_mean = np.mean(values, axis=0)
         assert rows[key]["mpjpe_mm"] == pytest.approx(mean, abs=0.006)
         assert rows[key]["pa_mpjpe_mm"] == pytest.approx(pa_mean, abs=0.006)
+        assert rows[key]["ba_mpjpe_mm"] == pytest.approx(ba_mean, abs=0.006)
         assert rows[key]["share"] == pytest.approx(len(values) / errors.distance.size, abs=1e-4)
 
 

@@ -87,6 +87,36 @@ def test_what_differs_is_named(place, settings):
     assert manifest.differences(changed, manifest.manifest(place)).keys() == {"code.dirty.mine.py", "data.egopw"}
 
 
+def test_real_data_are_known_by_what_was_read(place, settings):
+    """data.dvc is of the embedded data: a run on files says their fingerprints, and each set's calibration."""
+    real = dataclasses.replace(settings, dataset=dataclasses.replace(settings.dataset, source="files"))
+    splits = place / "artifacts/prepared/egopw/splits.json"
+    assert manifest.manifest(place, real)["data"]["raw"].startswith("unknown: FileNotFoundError")
+    assert manifest.manifest(place, real)["data"]["calibration"] == {"egopw": "unknown: not in splits.json"}
+    used = {"file": "fisheye.json", "sha256": "0123456789abcdef"}
+    splits.write_text(json.dumps(read(splits) | {"calibration": used}))
+    inputs = {
+        "source": "files",
+        "egopw": {"fingerprint": "a" * 16, "frames": 9},
+        "sceneego": {"fingerprint": "b" * 16},
+    }
+    write_json(place / "artifacts/inputs/data.json", inputs)
+    found = manifest.manifest(place, real)["data"]
+    assert found["raw"] == {"egopw": "a" * 16, "sceneego": "b" * 16} and found["calibration"] == {"egopw": used}
+    # One run on other files, or with another calibration, differs from it by name.
+    splits.write_text(json.dumps(read(splits) | {"calibration": used | {"sha256": "f" * 16}}))
+    write_json(place / "artifacts/inputs/data.json", inputs | {"egopw": {"fingerprint": "c" * 16}})
+    other = manifest.manifest(place, real)["data"]
+    assert manifest.differences({"data": found}, {"data": other}).keys() == {
+        "data.raw.egopw", "data.calibration.egopw.sha256",
+    }  # fmt: skip
+    # Of the run before, on other data; and damaged.
+    for wrong in (inputs | {"source": "synthetic"}, {"source": "files", "egopw": {}}, []):
+        write_json(place / "artifacts/inputs/data.json", wrong)
+        assert manifest.manifest(place, real)["data"]["raw"].startswith("unknown: ")
+    assert manifest.manifest(place)["data"]["raw"] == yaml.safe_load((place / "data.dvc").read_text())["outs"][0]["md5"]
+
+
 def test_settings_of_a_row_are_those_that_it_ran_with(place, settings):
     row = dataclasses.replace(settings, seed=7)
     write_metrics(place / "metrics/a.json", {}, row)

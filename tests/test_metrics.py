@@ -5,19 +5,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.io import loadmat
+from scipy.spatial import procrustes
 from scipy.spatial.transform import Rotation
 
 from agego_lib.metrics import (
     acceleration_error,
     auc,
+    ba_mpjpe,
     bone_length_deviation,
     mpjpe,
     pa_mpjpe,
     pck,
     per_joint_error,
     procrustes_align,
+    resize_bones,
 )
-from agego_lib.skeleton import BONES
+from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, PARENTS
 
 
 def scipy_align(pred, target):
@@ -178,6 +182,97 @@ def test_acceleration_error_in_closed_form():
     assert np.isnan(acceleration_error(still[:2], still[:2]))
     with pytest.raises(ValueError, match=r"expected \(N, J, 3\), one sequence"):
         acceleration_error(still[0], still[0])
+
+
+def test_a_missing_frame_is_no_jitter():
+    """Second differences triple by triple; a path of one acceleration has it wherever frames are missing."""
+    rng = np.random.default_rng(5)
+    numbers = np.delete(np.arange(100, 160), rng.choice(60, 12, replace=False))
+    pred, target = rng.normal(size=(2, len(numbers), 15, 3))
+    place = {number: i for i, number in enumerate(numbers)}
+    expected = []
+    for number in numbers:
+        if number + 1 in place and number + 2 in place:
+            a, b, c = ((pred - target)[place[number + k]] for k in range(3))
+            expected.append(np.sqrt(((a - 2 * b + c) ** 2).sum(-1)).mean())
+    assert 10 < len(expected) < len(numbers) - 12
+    np.testing.assert_allclose(acceleration_error(pred, target, numbers, reduce="none"), expected)
+    assert acceleration_error(pred, target, numbers) == pytest.approx(np.mean(expected))
+    torches = acceleration_error(torch.tensor(pred), torch.tensor(target), torch.tensor(numbers))
+    assert torches.item() == pytest.approx(np.mean(expected))
+
+    still = np.zeros((len(numbers), 15, 3))
+    moving = still + 0.5 * 0.004 * numbers[:, None, None] ** 2 + 0.3 * numbers[:, None, None]
+    assert acceleration_error(moving, still, numbers) == pytest.approx(0.004 * np.sqrt(3))
+    assert acceleration_error(moving, still) > 10 * acceleration_error(moving, still, numbers)
+    # Every fifth frame: a fifth of the rate, in frames of its own, twice with one left out.
+    thinned = np.delete(np.arange(0, 100, 5), [7, 13])
+    moving = 0.5 * 0.004 * thinned[:, None, None] ** 2 + np.zeros((18, 15, 3))
+    assert acceleration_error(moving, 0 * moving, thinned) == pytest.approx(25 * 0.004 * np.sqrt(3))
+    assert np.isnan(acceleration_error(moving[:6], moving[:6], [0, 1, 3, 4, 6, 7]))
+    assert np.isnan(acceleration_error(moving[:1], moving[:1], [4]))
+    for wrong in ([0, 1, 1], [0, 2, 1], [0, 1]):
+        with pytest.raises(ValueError, match="expected 3 that ascend"):
+            acceleration_error(moving[:3], moving[:3], wrong)
+
+
+def resized(pose, lengths):
+    """A pose with bones of those lengths, joint by joint."""
+    result = np.array(pose, float)
+    for child in range(1, 15):
+        parent = PARENTS[child]
+        bone = pose[child] - pose[parent]
+        length = lengths[BONES.index((parent, child))]
+        result[child] = result[parent] + (length * bone / np.linalg.norm(bone) if bone.any() else 0)
+    return result
+
+
+def test_bone_length_alignment_joint_by_joint(poses):
+    pred, target = poses
+    lengths = np.random.default_rng(6).uniform(0.1, 0.5, 14)
+    made, expected = resize_bones(pred, lengths), np.empty((3, 8))
+    for frame in np.ndindex(3, 8):
+        np.testing.assert_allclose(made[frame], resized(pred[frame], lengths), atol=1e-12)
+        a, b = (resized(p[frame], COMMON_BONE_LENGTHS) for p in poses)
+        expected[frame] = np.linalg.norm(scipy_align(a, b) - b, axis=-1).mean()
+    np.testing.assert_allclose(ba_mpjpe(pred, target, reduce="none"), expected, atol=1e-10)
+    assert ba_mpjpe(pred, target) == pytest.approx(expected.mean())
+    # SciPy's own Procrustes analysis, where no reflection would be better: its disparity is a share of the target's.
+    a, b = (resized(p[0, 0], COMMON_BONE_LENGTHS) for p in (target + 0.02 * pred, target))
+    disparity = procrustes(b, a)[2]
+    spread = ((b - b.mean(0)) ** 2).sum()
+    assert ((procrustes_align(a, b) - b) ** 2).sum() == pytest.approx(disparity * spread)
+    # In metres of the common skeleton, whatever the unit, and blind to body size and proportions.
+    grown = np.stack([[resized(p, np.linspace(300, 900, 14)) for p in take] for take in pred])
+    assert ba_mpjpe(grown, target * 1000) == pytest.approx(expected.mean())
+    assert ba_mpjpe(grown, pred) < 1e-12 < 0.01 < pa_mpjpe(grown, pred)
+    assert ba_mpjpe(*map(torch.tensor, poses)).item() == pytest.approx(expected.mean())
+    with pytest.raises(ValueError, match=r"pose \(2, 14, 3\).*expected \(\.\.\., 15, 3\)"):
+        ba_mpjpe(np.zeros((2, 14, 3)), np.zeros((2, 14, 3)))
+    with pytest.raises(ValueError, match="'mean' or 'none'"):
+        ba_mpjpe(pred, target, reduce="sum")
+
+
+def test_a_bone_of_length_zero_stays_so(poses):
+    pred, target = (p[0].copy() for p in poses)
+    pred[2, 9], target[3, 1] = pred[2, 8], target[3, 0]
+    made = resize_bones(pred)
+    np.testing.assert_array_equal(made[2, 9], made[2, 8])
+    np.testing.assert_allclose(made[2], resized(pred[2], COMMON_BONE_LENGTHS), atol=1e-12)
+    assert np.isfinite(ba_mpjpe(pred, target, reduce="none")).all()
+    assert np.isfinite(ba_mpjpe(0 * pred, target))
+    pred[4, 3, 0] = np.nan
+    assert np.isnan(ba_mpjpe(pred, target, reduce="none")).tolist() == [i == 4 for i in range(8)]
+
+
+def test_the_common_skeleton_is_that_of_the_other_projects(project):
+    path = project.parent / "shared/published/mean3D.mat"
+    if not path.is_file():
+        pytest.skip("the published skeleton is not here")
+    joints = loadmat(path)["mean3D"].T / 1000
+    lengths = [np.linalg.norm(joints[child] - joints[parent]) for parent, child in BONES]
+    np.testing.assert_allclose(COMMON_BONE_LENGTHS, lengths, atol=1e-6)
+    np.testing.assert_allclose(resize_bones(3 * joints) - 2 * joints[0], joints, atol=1e-5)
 
 
 def test_bone_length_deviation_bone_by_bone(poses):

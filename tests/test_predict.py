@@ -2,16 +2,19 @@
 
 import csv
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import bvhio
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import CAMERA, SIZE, shake
 
 from agego_lib import overlay, predict
@@ -253,8 +256,8 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
         (tmp_path / "empty", {}, VideoError, "no frames; expected images"),
         (tmp_path / "damaged", {}, VideoError, "no frame can be used .3 skipped; first: img_000000.jpg: truncated"),
         (video, {"calibration": tmp_path / "other.json"}, VideoError, "160x128 px, but .*other.json .* 320x256 px"),
-        (video, {"calibration": missing}, CalibrationError, "--calibration; .*make repro"),
-        (video, {"model": missing}, predict.WeightsError, "missing; run `make repro`"),
+        (video, {"calibration": missing}, CalibrationError, "missing.*Name your camera's with --calibration"),
+        (video, {"model": missing}, predict.WeightsError, "missing; name another one with --model"),
         (video, {"out": tmp_path / "file"}, VideoError, "cannot be written to"),
         (video, {"fps": 30}, VideoError, "leave --fps out"),
     ]
@@ -272,8 +275,79 @@ def test_errors_of_the_command(tmp_path, capsys):
     for wrong in (["--every=0"], ["--fps=-1"], ["--overlay=h264"]):
         with pytest.raises(SystemExit):
             predict.main(["a.mp4", *wrong])
-    with pytest.raises(VideoError, match="run `make repro`"):
-        predict.render_demo(tmp_path / "demo.mp4", tmp_path)
+
+
+@pytest.fixture
+def copy_of_project(tmp_path, raw_settings, trained):
+    """A working copy that ran on real data of its own places: its settings, its model, and a test sequence."""
+    root = tmp_path / "suite"
+    for folder in ("conf", "notebooks/deep", "artifacts/finetune", "elsewhere/scene/test"):
+        (root / folder).mkdir(parents=True)
+    data = {"root": "elsewhere/scene", "test_list": "elsewhere/list.txt", "calibration": "elsewhere/camera.json"}
+    raw_settings["dataset"]["source"] = "files"
+    raw_settings["dataset"]["sceneego"] |= data
+    (root / "params.yaml").write_text(yaml.safe_dump(raw_settings))
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(trained["model"].with_suffix(suffix), root / f"artifacts/finetune/model{suffix}")
+    shutil.copy(trained["calibration"], root / "elsewhere/camera.json")
+    take = root / "elsewhere/scene/test/diogo1"
+    take.mkdir()
+    write_folder(take / "imgs", range(4))
+    (root / "elsewhere/list.txt").write_text("test/diogo1\n")
+    return root
+
+
+def test_defaults_are_those_of_the_run(copy_of_project, trained, tmp_path, monkeypatch):
+    """Model, calibration and demo sequence come from the settings, and relative paths are found, from any folder."""
+    explicit = predict.predict_video(copy_of_project / "elsewhere/scene/test/diogo1/imgs", tmp_path / "a", **trained)
+    monkeypatch.chdir(copy_of_project / "notebooks/deep")
+    folder = predict.render_demo(tmp_path / "demo.mp4")
+    assert folder == copy_of_project / "elsewhere/scene/test/diogo1" and len(decoded(tmp_path / "demo.mp4")) == 4
+    named = {"model": "artifacts/finetune/model.safetensors", "calibration": "elsewhere/camera.json"}
+    for options in ({}, named):
+        found = predict.predict_video(folder / "imgs", tmp_path / "b", overlay="none", **options)
+        np.testing.assert_array_equal(found.poses, explicit.poses)
+        assert found.camera.to_json() == CAMERA.to_json()
+    # What lies here comes before what the project has there.
+    (copy_of_project / "notebooks/deep/elsewhere").mkdir()
+    Path("elsewhere/camera.json").write_text("{")
+    with pytest.raises(CalibrationError):
+        predict.predict_video(folder / "imgs", tmp_path / "b", overlay="none", **named)
+
+
+def test_what_a_working_copy_lacks_is_told_by_its_settings(copy_of_project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(copy_of_project / "notebooks")
+    video = write_file(tmp_path / "a.avi", 3)
+    (copy_of_project / "elsewhere/camera.json").unlink()
+    (copy_of_project / "elsewhere/list.txt").write_text("test/other\n")
+    with pytest.raises(CalibrationError, match=r"elsewhere/camera\.json.*dataset\.sceneego\.calibration.*data set$"):
+        predict.predict_video(video, tmp_path / "out")
+    with pytest.raises(VideoError, match=r"which comes with the data set: .*list\.txt, line 1: 'test/other'"):
+        predict.render_demo(tmp_path / "demo.mp4")
+    (copy_of_project / "artifacts/finetune/model.safetensors").unlink()
+    with pytest.raises(predict.WeightsError, match=r"run `dvc repro finetune` in .*suite to train it, or name another"):
+        predict.predict_video(video, tmp_path / "out")
+    # The embedded data are rendered, whatever their place.
+    text = (copy_of_project / "params.yaml").read_text()
+    (copy_of_project / "params.yaml").write_text(text.replace("source: files", "source: synthetic"))
+    with pytest.raises(VideoError, match="which `dvc repro prepare` renders"):
+        predict.render_demo(tmp_path / "demo.mp4")
+    (copy_of_project / "params.yaml").write_text("seed: -1\n")
+    assert predict.main([str(video), f"--out={tmp_path / 'out'}"]) == 1
+    assert "make repro" not in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_without_a_project_both_files_are_named(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    video = write_file(tmp_path / "a.avi", 3)
+    options = {name: f"--{name}={path}" for name, path in trained.items()}
+    assert predict.main([str(video), "--overlay=none", *options.values()]) == 0
+    for name in options:
+        rest = [option for other, option in options.items() if other != name]
+        assert predict.main([str(video), *rest]) == 1
+        assert f"or name a file of your own with --{name}" in capsys.readouterr().err
+    assert predict.main(["b.avi", "--demo", *options.values()]) == 1
+    assert "error: no params.yaml" in capsys.readouterr().err
 
 
 def test_runs_without_the_suite():

@@ -183,12 +183,12 @@ def test_a_missing_notebook_is_told(root, tmp_path):
     shutil.copytree(root, tmp_path / "one")
     (tmp_path / "one/reports/05_ablations.ipynb").unlink()
     page = Page(report.page(tmp_path / "one"))
-    assert "reports/05_ablations.ipynb" in page.text and "make repro" in page.text and "94.5" in page.text
+    assert "reports/05_ablations.ipynb" in page.text and "dvc repro" in page.text and "94.5" in page.text
     (tmp_path / "one/reports/04_evaluation.ipynb").write_text("{")
     with pytest.raises(ValueError, match=r"reports/04_evaluation\.ipynb is no notebook"):
         report.page(tmp_path / "one")
     (tmp_path / "one/reports/04_evaluation.ipynb").unlink()
-    with pytest.raises(FileNotFoundError, match="make repro"):
+    with pytest.raises(FileNotFoundError, match="dvc repro"):
         report.page(tmp_path / "one")
 
 

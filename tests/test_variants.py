@@ -1,5 +1,6 @@
 """What each run trains, the tables made of its results, and Table 3's counts, against hand-written references."""
 
+import importlib.util
 import json
 import re
 from dataclasses import asdict, replace
@@ -7,18 +8,25 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from agego_lib import paper, params, results
+from agego_lib import datasets, paper, params, results
 from agego_lib.complexity import complexity
-from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
+from agego_lib.datasets import DatasetError
+from agego_lib.evaluation import bootstrap_interval, data_name, load_poses, measured_on, pose_errors, save_poses
 from agego_lib.models import AGEgoPose, FrameEncoder
 from agego_lib.models.build import ABLATIONS
 from agego_lib.variants import CHANGES, LOSSES, plan
 
+PAPER_ON_REAL_DATA = ("profile/paper", "dataset/egopw")
 SEEDED = params.AblationSettings(
     rows=("no_motion", "sceneego_only"), heatmap_losses=("mse",), seeds=(3,), reseeded=("full",), baselines=("nearest",)
 )
+
+
+def from_files(settings):
+    return replace(settings.dataset, source="files")
 
 
 def differences(one, other, path=""):
@@ -127,11 +135,11 @@ def test_results_are_of_the_right_files(tests, written, tmp_path):
         load_poses(tmp_path / "artifacts/pose/egopw.npz", tests["sceneego"])
 
 
-def test_tables(tests, written, tmp_path):
+def test_tables(tests, written, tmp_path, settings):
     found = results.load_results(tmp_path, SEEDED, tests)
     rows = {"full": "full model", "no_motion": "without", "no_spatial": "never run", "sceneego_only": "one set"}
-    table = results.compare(found, rows, paper.ABLATIONS, "embedded data")
-    assert len(table) == 3 * 2 * 2 + 2
+    table = results.compare(found, rows, paper.ABLATIONS, settings)
+    assert len(table) == 3 * 2 * 3 + 3
     assert {r["data set"] for r in table if r["row"] == "one set"} == {"sceneego"}
     by_key = {(r["row"], r["data set"], r["metric"]): r for r in table}
     for data_set, folder in (("egopw", "pose"), ("sceneego", "finetune")):
@@ -139,7 +147,10 @@ def test_tables(tests, written, tmp_path):
         change = 1000 * (written["ablate/no_motion", data_set] - written[folder, data_set])
         assert row["ours, embedded data"] == round(1000 * written["ablate/no_motion", data_set], 1)
         assert float(row["change"]) == pytest.approx(change, abs=0.06)
-        assert "real" in by_key["without", data_set, "PA-MPJPE (mm)"]["to fill the gap"]
+        assert by_key["without", data_set, "PA-MPJPE (mm)"]["to fill the gap"] == paper.gap(settings, data_set)
+        assert by_key["without", data_set, "BA-MPJPE (mm)"]["paper, real data"] == "–"
+        # Both poses have the true one's bones, moved as a whole.
+        assert by_key["without", data_set, "BA-MPJPE (mm)"]["ours, embedded data"] == 0
         missing = by_key["never run", data_set, "PA-MPJPE (mm)"]
         assert missing["ours, embedded data"] == "" and "make tables" in missing["to fill the gap"]
         assert missing["paper, real data"] == {"egopw": 78.8, "sceneego": 79.6}[data_set]
@@ -151,6 +162,8 @@ def test_tables(tests, written, tmp_path):
     assert [first["seed 0"], first["seed 3"]] == pytest.approx(values, abs=0.06)
     assert first["deviation"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2), abs=0.06)
     assert results.seed_table(found, replace(SEEDED, seeds=()), 0) == []
+    real = results.compare(found, rows, paper.ABLATIONS, replace(settings, dataset=from_files(settings)))
+    assert real[0].keys() >= {"ours, real data"} and not any("the real" in r["to fill the gap"] for r in real)
 
 
 def test_tables_name_runs_that_settings_can_ask_for(settings):
@@ -190,6 +203,9 @@ def test_telling_frames(tests):
     moved = np.split(np.concatenate(truth) + off[:, None, None] / 100 * [1, 0, 0], [5])
     frames = results.telling_frames(pose_errors(moved, truth), sequences)
     assert frames == {"best": 7, "median": 3, "worst": 5, "most out of view": 7}
+    for sequence in sequences:
+        sequence.in_image = np.ones((len(sequence), 15), bool)
+    assert results.telling_frames(pose_errors(moved, truth), sequences) == {"best": 7, "median": 3, "worst": 5}
     assert [results.frame_at(sequences, n) for n in (0, 4, 5, 8)] == [(0, 0), (0, 4), (1, 0), (1, 3)]
 
 
@@ -198,6 +214,91 @@ def test_papers_figures_agree_with_each_other():
     for table in (paper.ABLATIONS["full"], paper.LOSSES["bce"], paper.WINDOWS[64]):
         assert table == paper.RESULTS == {"egopw": (None, 76.7), "sceneego": (104.0, 76.2)}
     json.dumps([paper.ABLATIONS, paper.LOSSES, paper.METHODS])
+
+
+@pytest.fixture
+def as_the_paper(raw_settings, project):
+    """The paper profile on the real data sets, as its files have them."""
+    read = {name: yaml.safe_load((project / f"conf/{name}.yaml").read_text()) for name in PAPER_ON_REAL_DATA}
+    raw = raw_settings | read["profile/paper"] | {"dataset": read["dataset/egopw"]}
+    return params.from_dict(raw)
+
+
+def test_what_is_lacking_is_told_by_the_settings(as_the_paper, settings):
+    """Nothing on real data as the paper has it; else each thing by its own name, and the data only where rendered."""
+    s = as_the_paper
+    assert paper.gap(s, "egopw") == paper.gap(s, "sceneego") == ""
+    assert paper.gap(replace(s, dataset=replace(s.dataset, source="synthetic")), "egopw") == "the real EgoPW data"
+    cases = {
+        "Ego4D weights": {"motion": {"checkpoint": None}},
+        "ImageNet weights": {"visual": {"init": "scratch"}},
+        "ImageNet weights, unless resnet.pth holds them": {"visual": {"init": "weights/resnet.pth"}},
+        "frames of 256 px": {"prepare": {"size": 128}},
+        "ResNet-50": {"visual": {"backbone": "resnet18"}},
+        "windows of 64 frames in a row": {"window": {"step": 2}},
+        "the paper's decoder": {"decoder": {"memory_joint_embedding": True}},
+        "the paper's losses": {"loss": {"lambda_pos": 5.0}},
+        "the paper's pose training": {"finetune": {"epochs": 1}},
+    }
+    for text, changes in cases.items():
+        changed = {section: replace(getattr(s, section), **values) for section, values in changes.items()}
+        assert paper.gap(replace(s, **changed), "egopw") == text
+    # What says nothing of the method: seeds, workers, room.
+    assert paper.gap(replace(s, seed=3, engine=replace(s.engine, workers=1)), "egopw") == ""
+    told = paper.gap(settings, "sceneego")
+    assert told.startswith("the real SceneEgo data; ImageNet weights; Ego4D weights; ")
+    assert "weights" in paper.gap(replace(settings, dataset=from_files(settings)), "sceneego")
+
+
+def test_what_others_published_stands_apart():
+    """Each figure with its venue, and none in the tables that hold the paper's or ours."""
+    rows = {row["method"]: row for row in paper.elsewhere()}
+    assert rows["EgoPoseFormer"]["MPJPE (mm)"] == 93.0 and rows["EgoPoseFormer"]["published"] == "ECCV 2024"
+    assert (rows["EgoWholeMocap"]["MPJPE (mm)"], rows["EgoWholeMocap, refined"]["MPJPE (mm)"]) == (64.2, 57.6)
+    assert (rows["SceneEgo"]["MPJPE (mm)"], rows["SceneEgo"]["PA-MPJPE (mm)"]) == (118.5, 92.7)
+    assert rows["AG-EgoPose"]["MPJPE (mm)"] == 104.0 and "paper" in rows["AG-EgoPose"]["published"]
+    others = {row["MPJPE (mm)"] for name, row in rows.items() if name != "AG-EgoPose"}
+    told = json.dumps([paper.RESULTS, paper.ABLATIONS, paper.LOSSES, paper.METHODS])
+    assert not [figure for figure in others if str(figure) in told]
+    assert not [row for row in rows.values() if {"ours", "embedded data", "real data"} & set(row)]
+
+
+@pytest.mark.parametrize("source", ["synthetic", "files"])
+def test_the_data_and_their_calibrations_are_named(settings, tmp_path, monkeypatch, source):
+    made = {"egopw": {"file": "a.json", "sha256": "0123456789abcdef"}}
+
+    def calibration_of(folder):
+        try:
+            return made[folder.name]
+        except KeyError:
+            raise DatasetError("not prepared") from None
+
+    monkeypatch.setattr(datasets, "calibration_of", calibration_of, raising=False)
+    here = replace(settings, dataset=replace(settings.dataset, source=source))
+    first, *lines = measured_on(here, tmp_path)
+    assert data_name(here) == {"synthetic": "embedded data", "files": "real data"}[source]
+    assert first.startswith(data_name(here))
+    like = "-like" if source == "synthetic" else ""
+    assert lines == [
+        f"EgoPW{like}: calibration a.json, sha256 0123456789abcdef",
+        f"SceneEgo{like}: calibration unknown: not prepared",
+    ]
+
+
+def test_results_page_has_all_measures_and_the_papers_apart(project, settings):
+    spec = importlib.util.spec_from_file_location("results_page", project / "scripts/results_page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    numbers = {f"{name}_mm": 10.0 * i for i, name in enumerate(("mpjpe", "pa_mpjpe", "ba_mpjpe"), 1)}
+    intervals = {name: {"low": value - 1, "high": value + 1} for name, value in numbers.items()}
+    entry = {**numbers, "interval_95": intervals, "mean_pose": {name: 2 * value for name, value in numbers.items()}}
+    real = replace(settings, dataset=from_files(settings))
+    rows = page.protocol(dict.fromkeys(("egopw", "transfer", "sceneego"), entry), real)
+    assert [row["ours, real data"] for row in rows[:3]] == [f"{v}.0 ({v - 1}.0 to {v + 1}.0)" for v in (10, 20, 30)]
+    assert [row["paper, real data"] for row in rows] == ["–", 76.7, "–", "–", "–", "–", 104.0, 76.2, "–"]
+    assert [bool(row["to fill the gap"]) for row in rows] == [row["paper, real data"] != "–" for row in rows]
+    assert not any("the real" in row["to fill the gap"] for row in rows)
+    assert page.markdown(rows).count("\n") == len(rows) + 2
 
 
 # --- Table 3 -------------------------------------------------------------------------------------------------------
