@@ -53,12 +53,19 @@ class DataSetSettings:
 
 
 @dataclass(frozen=True)
+class SceneEgoSettings(DataSetSettings):
+    """clock: which frame an annotation of the test split without image_name is of, as read_sceneego has it."""
+
+    clock: Literal["sceneego", "egowholemocap"]
+
+
+@dataclass(frozen=True)
 class DatasetSettings:
     """The EgoPW-like and the SceneEgo-like set; `synthetic` renders both from data/ first."""
 
     source: Literal["synthetic", "files"]
     egopw: DataSetSettings
-    sceneego: DataSetSettings
+    sceneego: SceneEgoSettings
 
 
 @dataclass(frozen=True)
