@@ -8,6 +8,7 @@ from agego_lib.datasets.sequence import DatasetError
 from agego_lib.files import read_bytes
 
 MAX_LIST_BYTES = 1 << 24
+MAX_FAULTS = 10  # shown of one list
 
 
 def _lines(list_file):
@@ -36,11 +37,27 @@ def _find(text, root):
     return next((directory for directory in found if directory.is_dir()), None)
 
 
+def _sequence_directory(text, root):
+    """The directory that a line means. Raises ValueError with what is wrong with the line."""
+    if "\0" in text:
+        raise ValueError("holds a zero byte, as text in UTF-16 without its mark does; save it as UTF-8")
+    if ".." in PureWindowsPath(text).parts:
+        raise ValueError(f"leaves the data set's root; expected a path relative to {root}, without '..'")
+    # A name too long to be one makes is_dir fail.
+    directory = _find(text, root) if len(text) <= 1000 else None
+    if directory is None:
+        raise ValueError(
+            f"is no directory under {root}; expected one relative to it, such as 'chao/office1'. Check the root, or "
+            "remove the line"
+        )
+    return directory
+
+
 def read_split(list_file, root):
     """Sequence directories of a split list, in its order. One per line, relative to `root`; `#` starts a comment.
 
     Lists made elsewhere are read too: see `_find`. Raises DatasetError naming the list and the line for a directory
-    that is missing, outside `root` or listed twice, through a link as well.
+    that is missing, outside `root` or listed twice, through a link as well; of many such lines the first ones.
     """
     list_file, root = Path(list_file), Path(root)
     try:
@@ -49,30 +66,23 @@ def read_split(list_file, root):
         raise DatasetError(
             f"{list_file}: not readable as a split list ({error}); expected text in UTF-8, or in UTF-16 with its mark"
         ) from None
-    directories = {}
+    directories, faults = {}, []
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()
         if not text:
             continue
-        where = f"{list_file}, line {number}: {text[:200]!r}"
-        if "\0" in text:
-            raise DatasetError(f"{where} holds a zero byte, as text in UTF-16 without its mark does; save it as UTF-8")
-        if ".." in PureWindowsPath(text).parts:
-            raise DatasetError(f"{where} leaves the data set's root; expected a path relative to {root}, without '..'")
-        # A name too long to be one makes is_dir fail.
-        directory = _find(text, root) if len(text) <= 1000 else None
-        if directory is None:
-            raise DatasetError(
-                f"{where} is no directory under {root}; expected one relative to it, such as 'chao/office1'. Check the "
-                "root, or remove the line"
-            )
-        found = directory.stat()
-        same = found.st_dev, found.st_ino
-        if same in directories:
-            first, earlier = directories[same]
-            link = "" if earlier == directory else f", as {earlier}: both are the same folder"
-            raise DatasetError(f"{where} is listed already in line {first}{link}; remove one of them")
-        directories[same] = number, directory
+        try:
+            directory = _sequence_directory(text, root)
+            found = directory.stat()
+            first, earlier = directories.setdefault((found.st_dev, found.st_ino), (number, directory))
+            if first != number:
+                link = "" if earlier == directory else f", as {earlier}: both are the same folder"
+                raise ValueError(f"is listed already in line {first}{link}; remove one of them")
+        except ValueError as error:
+            faults.append(f"line {number}: {text[:200]!r} {error}")
+    if faults:
+        more = f"; and {len(faults) - MAX_FAULTS} more lines" if len(faults) > MAX_FAULTS else ""
+        raise DatasetError(f"{list_file}, {'; '.join(faults[:MAX_FAULTS])}{more}")
     if not directories:
         raise DatasetError(f"{list_file}: lists no sequence; expected one directory per line, relative to {root}")
     return [directory for _, directory in directories.values()]
