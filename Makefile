@@ -11,16 +11,22 @@ export GOMP_SPINCOUNT ?= 20000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 68719476736
 
-.PHONY: repro tables report test bench lab
+.PHONY: repro tables experiments report test bench lab
 
 repro: .venv/installed
 	dvc pull data.dvc
 	python scripts/pipeline.py
 
-# Every table of the paper: the quick profile with all its rows. What `make repro` made is not made again.
+# Every table of the paper, of the data set and profile that this working copy runs. What was made is not made again.
 tables: .venv/installed
 	dvc pull data.dvc
-	python scripts/pipeline.py -S profile=full
+	python scripts/configure.py tables=all
+	python scripts/pipeline.py
+
+# Experiments side by side, in the few columns that tell them apart: DVC's own table has hundreds.
+experiments: .venv/installed
+	dvc exp show --only-changed --keep 'run\.|full\.' \
+	  --drop '(metrics|artifacts|notebooks|agego_lib)/.*|(egopw|sceneego|transfer|actions|chance|test_accuracy)\b.*'
 
 # One page of tables and figures from what was run, which opens from disk: reports/results.html
 report: .venv/installed

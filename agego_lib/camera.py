@@ -14,6 +14,10 @@ import numpy as np
 
 from agego_lib.files import read_json
 
+# px by which projecting back may miss. OCamCalib extends its inverse polynomial until it misses by under 0.01 px, and
+# published calibrations that are in use miss by 0.008 px at most; one whose polynomials are of two lenses, by tens.
+MAX_MISS = 1.0
+
 
 class CalibrationError(ValueError):
     """A calibration file that cannot be used; the message names the file and the field."""
@@ -32,6 +36,22 @@ def _vector(raw, key, path, length=None):
     return value
 
 
+def _centre(raw, path):
+    """The principal point, px, from `intrinsic`, or from `image_center`, as other projects' calibrations have it."""
+    if "intrinsic" not in raw and "image_center" in raw:
+        return tuple(_vector(raw, "image_center", path, 2).tolist())
+    try:
+        centre = float(raw["intrinsic"][0][2]), float(raw["intrinsic"][1][2])
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        raise CalibrationError(
+            f"{path}: field 'intrinsic' gives no principal point; expected a matrix with [0][2] and [1][2] in px, or "
+            "'image_center': [u, v] in its place"
+        ) from None
+    if not np.isfinite(centre).all():
+        raise CalibrationError(f"{path}: principal point {centre} in 'intrinsic'; expected finite numbers")
+    return centre
+
+
 @dataclass(frozen=True)
 class FisheyeCamera:
     """Scaramuzza (OCamCalib) fisheye camera; the affine terms are ignored, as the data sets' own code does.
@@ -48,7 +68,10 @@ class FisheyeCamera:
 
     @classmethod
     def from_json(cls, path):
-        """Read a calibration JSON. Raises CalibrationError naming the file and the field at fault."""
+        """Read a calibration JSON. Raises CalibrationError naming the file and the field at fault.
+
+        Refused too: two polynomials that contradict each other inside the image circle, by more than MAX_MISS px.
+        """
         path = Path(path)
         try:
             raw = read_json(path)
@@ -63,24 +86,34 @@ class FisheyeCamera:
             raise CalibrationError(
                 f"{path}: field 'size' holds {short(raw['size'])}; expected width and height above 0 and below 65536"
             )
-        try:
-            centre = float(raw["intrinsic"][0][2]), float(raw["intrinsic"][1][2])
-        except (KeyError, IndexError, TypeError, ValueError, OverflowError):
-            raise CalibrationError(
-                f"{path}: field 'intrinsic' gives no principal point; expected a matrix with [0][2] and [1][2] in px"
-            ) from None
-        if not np.isfinite(centre).all():
-            raise CalibrationError(f"{path}: principal point {centre} in 'intrinsic'; expected finite numbers")
         radius = raw.get("imageCircleRadius")
         if radius is not None and not (type(radius) in (int, float) and 0 < radius < 1 << 16):
             raise CalibrationError(f"{path}: field 'imageCircleRadius' holds {short(radius)}; expected px above 0")
-        return cls(
+        camera = cls(
             size=(int(size[0]), int(size[1])),
-            centre=centre,
+            centre=_centre(raw, path),
             c2w=tuple(_vector(raw, "polynomialC2W", path)),
             w2c=tuple(_vector(raw, "polynomialW2C", path)),
             radius=None if radius is None else float(radius),
         )
+        miss = camera.round_trip_miss()
+        if not miss <= MAX_MISS:
+            raise CalibrationError(
+                f"{path}: 'polynomialC2W' and 'polynomialW2C' contradict each other: a pixel of the image circle, "
+                f"taken to its ray and projected back, misses by {miss:.4g} px; expected at most {MAX_MISS:g}. Both "
+                "run from the lowest order up, and must be of the same calibration"
+            )
+        return camera
+
+    def round_trip_miss(self):
+        """The most by which project(unproject(pixel)) misses the pixel, px, inside the image circle.
+
+        Where the circle's radius is unknown, a quarter of the image's shorter side stands for it: lenses see more.
+        """
+        rho = np.linspace(0, self.radius or min(self.size) / 4, 513)[1:]  # the model is the same in every direction
+        pixels = np.stack([self.centre[0] + rho, np.full_like(rho, self.centre[1])], axis=-1)
+        with np.errstate(all="ignore"):  # numbers of any size: what overflows misses
+            return float(np.abs(self.project(self.unproject(pixels, 1.0)) - pixels).max())
 
     def to_json(self):
         """The calibration as JSON text that `from_json` and the data sets' own code read."""
@@ -158,12 +191,18 @@ class InputView:
             raise ValueError(f"crop {self.crop!r}; expected 'none' or 'square'")
 
     @property
-    def _box(self):
+    def central_square(self):
+        """(left, top, side) px of the full image's central square."""
         width, height = self.full_size
-        if self.crop == "none":
-            return 0, 0, width, height
         side = min(width, height)
-        return (width - side) // 2, (height - side) // 2, side, side
+        return (width - side) // 2, (height - side) // 2, side
+
+    @property
+    def _box(self):
+        if self.crop == "none":
+            return 0, 0, *self.full_size
+        left, top, side = self.central_square
+        return left, top, side, side
 
     def check_size(self, width, height):
         """Raise ValueError unless `apply` takes an image of this size, px."""
@@ -174,21 +213,24 @@ class InputView:
                 f"or its central square {side}x{side}"
             )
 
-    def apply(self, image):
-        """Full image (H, W, 3), or one already cropped to the central square, -> (size, size, 3), same dtype.
+    def whole(self, image):
+        """Full image (H, W, 3), or one already cropped to the central square, -> the full one, black where cropped.
 
         Raises ValueError where the image has neither the calibration's size nor that of its central square.
         """
-        width, height = self.full_size
-        side = min(width, height)
         found = image.shape[1], image.shape[0]
         self.check_size(*found)
-        if found != tuple(self.full_size):
-            # Some SceneEgo frames are stored cropped; black where the full frame would go on.
-            left, top = (width - side) // 2, (height - side) // 2
-            full = np.zeros((height, width, *image.shape[2:]), image.dtype)
-            full[top : top + side, left : left + side] = image
-            image = full
+        if found == tuple(self.full_size):
+            return image
+        # Some SceneEgo frames are stored so.
+        left, top, side = self.central_square
+        full = np.zeros((*self.full_size[::-1], *image.shape[2:]), image.dtype)
+        full[top : top + side, left : left + side] = image
+        return full
+
+    def apply(self, image):
+        """What `whole` takes -> (size, size, 3), same dtype. Raises ValueError as it does."""
+        image = self.whole(image)
         x, y, w, h = self._box
         return cv2.resize(image[y : y + h, x : x + w], (self.size, self.size), interpolation=cv2.INTER_AREA)
 

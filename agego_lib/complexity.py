@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 
 
-def _count(call, frames):
+def count_macs(call, frames):
     """Multiply-accumulates a frame of a call on `frames` frames; torch counts two operations for each."""
     # Written out as matrix products, attention is counted on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -41,7 +41,7 @@ def complexity(size=256, frames=64, backbone="resnet50"):
         total = sum(p.numel() for p in parameters)
         rows.append(
             {"part": part, "parameters": total, "trained": trained, "frozen": total - trained,
-             "mac": _count(call, frames)}
+             "mac": count_macs(call, frames)}
         )  # fmt: skip
     rows.append({"part": "sum", **{key: sum(row[key] for row in rows) for key in list(rows[0])[1:]}})
     return rows

@@ -6,10 +6,9 @@ Both networks are frozen in pose training, so their outputs are the same in ever
 import copy
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from agego_lib.datasets.prepared import check_dataset, new_hdf5
+from agego_lib.datasets.prepared import check_dataset, hdf5_fault, new_hdf5, open_hdf5
 from agego_lib.files import read_json, write_json
 from agego_lib.images import to_tensor
 from agego_lib.progress import bar
@@ -22,8 +21,11 @@ class FeatureError(ValueError):
 
 
 def feature_file(folder, sequence):
-    """Where the features of one prepared sequence lie."""
-    return Path(folder) / sequence.dataset / (sequence.name.replace("/", "__") + ".h5")
+    """Where the features of one prepared sequence lie. Raises FeatureError for a key that leaves the folder."""
+    parts = sequence.key.split("/")
+    if len(parts) != 3 or {"", ".", ".."} & {*parts[:2]}:
+        raise FeatureError(f"{sequence.path}: {sequence.key!r:.200} names no file; expected <data set>/<split>/<name>")
+    return Path(folder) / f"{sequence.key}.h5"
 
 
 def estimate_gb(model, sequences):
@@ -58,6 +60,7 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
             for sequence in sequences:
                 size = round(estimate * 1e9 / frames * len(sequence))
                 with new_hdf5(feature_file(folder, sequence), size) as file:
+                    file.attrs["content"] = sequence.content
                     for start in range(0, len(sequence), batch_size):
                         indices = np.arange(start, min(start + batch_size, len(sequence)))
                         frozen = model.frozen_features(to_tensor(sequence.images(indices)).to(device))
@@ -73,25 +76,30 @@ def store_features(folder, model, sequences, limit_gb, batch_size=64):
 class FeatureStore:
     """Stored features of a list of prepared sequences, memory-mapped; safe to send to loader workers.
 
-    Raises FeatureError where a file is missing, or holds another number of frames than its sequence.
+    Raises FeatureError where a file is missing, or was computed from another preparation of its sequence.
     """
 
     def __init__(self, folder, sequences):
-        self._places = [self._find(feature_file(folder, sequence), len(sequence)) for sequence in sequences]
+        self._places = [self._find(feature_file(folder, sequence), sequence) for sequence in sequences]
 
     @staticmethod
-    def _find(path, frames):
+    def _find(path, sequence):
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
+                content = file.attrs.get("content")
                 for name in file:
                     check_dataset(file, name, np.float16, (None,) * 4)  # (frames, C, h, w)
                 # Contiguous data sets can be mapped by offset, which needs no HDF5 handle in each worker.
                 places = {name: (path, data.shape, data.id.get_offset()) for name, data in file.items()}
         except (OSError, ValueError) as error:
-            raise FeatureError(f"{path}: no readable features ({error}); run `dvc repro features`") from None
+            fault = hdf5_fault(error, "run `dvc repro features`")
+            raise FeatureError(f"{path}: no readable features {fault}") from None
+        if content != sequence.content:
+            raise FeatureError(f"{path}: features of another preparation of {sequence.key}; run `dvc repro features`")
         for name, (_, shape, _) in places.items():
-            if shape[0] != frames:
-                raise FeatureError(f"{path}: {name} of {shape[0]} frames, expected {frames}; run `dvc repro features`")
+            if shape[0] != len(sequence):
+                expected = f"expected {len(sequence)}; run `dvc repro features`"
+                raise FeatureError(f"{path}: {name} of {shape[0]} frames, {expected}")
         return places
 
     def read(self, sequence, frames):

@@ -51,8 +51,11 @@ def read_text(path, limit=1 << 20, encoding="utf-8"):
 
 
 def read_json(path, limit=1 << 20):
-    """What a JSON file of at most `limit` bytes holds. Raises OSError, and ValueError, also for too deep nesting."""
+    """What a JSON file of at most `limit` bytes holds, with a byte-order mark or without.
+
+    Raises OSError, and ValueError, also for too deep nesting.
+    """
     try:
-        return json.loads(read_text(path, limit))
+        return json.loads(read_text(path, limit, "utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None

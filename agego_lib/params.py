@@ -1,14 +1,15 @@
 """Typed settings: params.yaml read once, every key and value checked, every mistake refused by name.
 
-`conf/` holds the groups that params.yaml is composed from; docs/decisions.md says which point of the paper each
-setting answers.
+params.yaml alone says what a working copy runs. `conf/` holds the groups that it is composed from (see
+scripts/configure.py); docs/decisions.md says which point of the paper each setting answers.
 """
 
 import dataclasses
+import os
 import reprlib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,9 @@ import yaml
 from agego_lib.files import read_text
 
 MAX_NUMBER = 10**18  # beyond any setting, infinity included
+# The groups of conf/ that params.yaml is composed from.
+GROUPS = ("dataset", "profile", "tables")
+CONFIGURE = "choose data set, profile and tables with `python scripts/configure.py dataset=... profile=... tables=...`"
 
 
 class SettingsError(ValueError):
@@ -26,6 +30,15 @@ class SettingsError(ValueError):
 def setting(low=None, high=None, above=None):
     """A required dataclass field whose value must satisfy low <= value <= high, or value > above."""
     return field(metadata={"low": low, "high": high, "above": above})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Which groups of conf/ the settings come from: marks what is kept of a run, and changes nothing by itself."""
+
+    dataset: str
+    profile: str
+    tables: str
 
 
 @dataclass(frozen=True)
@@ -40,12 +53,19 @@ class DataSetSettings:
 
 
 @dataclass(frozen=True)
+class SceneEgoSettings(DataSetSettings):
+    """clock: which frame an annotation of the test split without image_name is of, as read_sceneego has it."""
+
+    clock: Literal["sceneego", "egowholemocap"]
+
+
+@dataclass(frozen=True)
 class DatasetSettings:
     """The EgoPW-like and the SceneEgo-like set; `synthetic` renders both from data/ first."""
 
     source: Literal["synthetic", "files"]
     egopw: DataSetSettings
-    sceneego: DataSetSettings
+    sceneego: SceneEgoSettings
 
 
 @dataclass(frozen=True)
@@ -221,6 +241,7 @@ class ResumeSettings:
 
 @dataclass(frozen=True)
 class Settings:
+    run: RunSettings
     seed: int = setting(low=0)
     dataset: DatasetSettings
     render: RenderSettings
@@ -308,10 +329,13 @@ def _section(kind, raw, where):
     hints = typing.get_type_hints(kind)
     unknown = [f"{key:.100}" if isinstance(key, str) else _short.repr(key) for key in raw if key not in hints]
     if unknown:
-        raise SettingsError(f"{prefix}{unknown[0]} is not a setting; known here: {', '.join(hints)}")
+        hint = CONFIGURE if unknown[0] in GROUPS else f"known here: {', '.join(hints)}"
+        raise SettingsError(f"{prefix}{unknown[0]} is not a setting; {hint}")
     missing = [key for key in hints if key not in raw]
     if missing:
-        raise SettingsError(f"{prefix}{missing[0]} is missing; compose params.yaml from conf/ again")
+        raise SettingsError(
+            f"{prefix}{missing[0]} is missing; compose params.yaml anew: `python scripts/configure.py --fresh`"
+        )
     limits = {f.name: f.metadata for f in dataclasses.fields(kind)}
     return kind(**{key: _read(hint, raw[key], prefix + key, limits[key]) for key, hint in hints.items()})
 
@@ -325,8 +349,36 @@ def find_root(start=None):
     raise SettingsError(f"no params.yaml with a conf/ beside it in {start} or above; start inside the project's folder")
 
 
+def locate(root, path):
+    """Where a path of the settings leads: a relative one starts at the project's folder `root`, from wherever it runs.
+
+    DVC runs experiments of `--temp` and `--queue` in a copy of what git and DVC know, and names the project itself in
+    DVC_ROOT: what lies there alone (data sets, weights) is found there.
+    """
+    place = Path(root) / path
+    return place if place.exists() or "DVC_ROOT" not in os.environ else Path(os.environ["DVC_ROOT"]) / path
+
+
+# What `init` may be beside the path of a weights file.
+STARTS = ("scratch", "imagenet", "heatmap_encoder")
+
+
+def located(settings, root):
+    """The settings with the weights files that they name as whole paths (see `locate`)."""
+
+    def start(part):
+        return part if part.init in STARTS else replace(part, init=str(locate(root, part.init)))
+
+    motion = settings.motion
+    if motion.checkpoint is not None:
+        motion = replace(motion, checkpoint=str(locate(root, motion.checkpoint)))
+    return replace(settings, heatmap=start(settings.heatmap), visual=start(settings.visual), motion=motion)
+
+
 def from_dict(raw, source="params.yaml"):
     """A dict as YAML gives it -> Settings. Raises SettingsError naming the setting, what was found and expected."""
+    if isinstance(raw, dict) and isinstance(raw.get("dataset"), str):
+        _refuse(f"{source}: dataset", raw["dataset"], f"its settings; {CONFIGURE}")
     settings = _section(Settings, raw, f"{source}: ")
     if settings.window.stride > settings.window.length:
         _refuse(f"{source}: window.stride", settings.window.stride, f"at most window.length ({settings.window.length})")

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -140,22 +141,40 @@ class PoseObjective(nn.Module):
         return batch["mask"].sum()
 
 
+def on_cpu(engine):
+    """Whether the engine's settings lead to a CPU on this machine."""
+    there = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return engine.accelerator == "cpu" or (engine.accelerator == "auto" and not there)
+
+
+def precision_here(engine):
+    """The precision that training has on this machine: half precision is a GPU's.
+
+    In its place on a CPU Fabric would take bfloat16, which another network comes of, and which is slower there.
+    """
+    return "32-true" if engine.precision == "16-mixed" and on_cpu(engine) else engine.precision
+
+
 def make_fabric(engine, seed):
     """A Fabric of the settings' devices and precision, started unless it is one that starts processes for a function.
 
-    CPU threads, seeds, those of loader workers and deterministic algorithms are set here, in one place.
+    In place of 16-mixed a CPU has 32-true, and a warning says so. CPU threads, seeds, those of loader workers and
+    deterministic algorithms are set here, in one place.
     """
     torch.set_num_threads(engine.threads or _threads(engine.devices))
     # Operations without a deterministic kernel (some of CUDA's) warn. Memory is not filled, which would cost time.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    precision = precision_here(engine)
+    if precision != engine.precision:
+        warnings.warn(f"no GPU: engine.precision is {engine.precision}, {precision} is used", stacklevel=2)
     fabric = Fabric(
         accelerator=engine.accelerator,
         devices=engine.devices,
         num_nodes=engine.num_nodes,
         strategy=engine.strategy,
-        precision=engine.precision,
+        precision=precision,
     )
     if not isinstance(fabric.strategy.launcher, _MultiProcessingLauncher):
         fabric.launch()
@@ -247,15 +266,15 @@ def _fit(fabric, objective, dataset, optimiser, workers, seed, label, log, check
         raise TrainingError(f"{label}: {ranks} processes share batches of {batch_size}; lower engine.devices")
     order = BatchOrder(len(dataset), batch_size, seed, fabric.global_rank, ranks)
     # Towards a GPU torch's own thread copies batches into pinned memory, and does not know lent ones.
-    on_cpu = fabric.device.type == "cpu"
-    watched = Watched(dataset, workers, lend=on_cpu)
+    with_cpu = fabric.device.type == "cpu"
+    watched = Watched(dataset, workers, lend=with_cpu)
     loader = make_loader(watched, order, workers, seed, pin_memory=fabric.device.type == "cuda")
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     steps = optimiser.epochs * len(order)
     identity = identity_of(objective, dataset, optimiser, seed, label, fabric) if checkpoint else None
     parameters = [p for p in objective.parameters() if p.requires_grad]
     # One pass over the weights instead of several, twice as fast on a CPU; with a gradient scaler it cannot be clipped.
-    fused = on_cpu and getattr(fabric.strategy.precision, "scaler", None) is None
+    fused = with_cpu and getattr(fabric.strategy.precision, "scaler", None) is None
     adam = torch.optim.Adam(parameters, lr=optimiser.lr, weight_decay=optimiser.weight_decay, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda s: learning_rate_factor(s, steps, optimiser.warmup_steps, optimiser.lr_final / optimiser.lr)

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import cv2
-import numpy as np
 
-from agego_lib.datasets.jpeg import decode_jpeg
+from agego_lib.datasets.decoding import decode_image
 
 IMAGES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 64_000_000
@@ -103,7 +102,7 @@ class FrameFolder:
     def __iter__(self):
         for number, path in self._frames:
             try:
-                yield number, number / self.fps, _decode(path)
+                yield number, number / self.fps, decode_image(path, _check_pixels)
             except ValueError as error:
                 self.skipped[path.name] = str(error)
 
@@ -112,19 +111,6 @@ def _check_pixels(width, height):
     # No fisheye camera has so many; a small file may declare gigabytes.
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} px, more than {MAX_PIXELS} in all")
-
-
-def _decode(path):
-    """An image file as BGR uint8 (H, W, 3). Raises ValueError with the reason where it does not decode whole."""
-    if path.suffix.lower() != ".png":
-        return decode_jpeg(path, _check_pixels)
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        raise ValueError(f"not readable: {error}") from None
-    if image is None:
-        raise ValueError("PNG does not decode")
-    return image
 
 
 def open_frames(path, fps=None):

@@ -15,7 +15,10 @@ from agego_lib.datasets import prepare_dataset
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 
 FULL = (1280, 1024)
-CAMERA = FisheyeCamera(FULL, (640.0, 512.0), (-290.0, 0.0, 0.0011), (480.0, 350.0, 80.0), 512.0)
+# A stereographic lens, rho = 2 f tan(phi / 2) with f = 290 px: one polynomial is exact, the other a close fit.
+BELOW = np.linspace(-np.pi / 2, 0, 200)
+W2C = np.polynomial.polynomial.polyfit(BELOW, 580 * np.tan((BELOW + np.pi / 2) / 2), 10)
+CAMERA = FisheyeCamera(FULL, (640.0, 512.0), (-290.0, 0.0, 1 / 1160), tuple(W2C), 512.0)
 
 
 def pictures(count, width, height, seed=0):

@@ -1,4 +1,4 @@
-"""Run the pipeline, rows of its tables side by side: python scripts/pipeline.py [STAGE ...] [-S profile=full]
+"""Run the pipeline, rows of its tables side by side: python scripts/pipeline.py [STAGE ...]
 
 Each stage is `dvc repro` of that stage alone, once all that it needs is there. Rows of a matrix share the cores between
 them: networks this small gain little from a second core, and two of them on a core each nearly twice as much. Any other
@@ -19,19 +19,20 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(r"\d+%\|")  # of a line that tqdm writes over and over
+# DVC's advice on git, once a stage, and what it is about to do.
+ADVICE = re.compile(r"To track the changes|\s*git add|To enable auto|\s*dvc config|Use `dvc push`|Updating lock")
 
 
 def stage_of(report, stages):
-    """Name, as DVC shows it, of the stage whose command writes `report`, a path relative to the project."""
+    """Name, as DVC shows it, of the stage whose command writes the executed notebook `report`."""
     found = []
     for name, stage in stages.items():
         # A stage of a matrix: ${item.row} in its command stands for a part of the name.
-        words = [re.escape(word) for word in re.split(r"\$\{item\.\w+\}", stage["cmd"].split()[2])]
+        notebook = re.search(r"run_notebook\.py \S+ (\S+)", stage["cmd"])
+        words = [re.escape(word) for word in re.split(r"\$\{item\.\w+\}", notebook[1])] if notebook else []
         if match := re.fullmatch("([^/]+?)".join(words), report):
             items = "-".join(match.groups())
             found.append((len("".join(match.groups())), f"{name}@{items}" if items else name))
@@ -56,7 +57,7 @@ def last_failure(root, since):
     for path in sorted((root / "reports").glob("*.ipynb"), key=lambda p: p.stat().st_mtime, reverse=True):
         if path.stat().st_mtime >= since and (error := failure(path)):
             report = path.relative_to(root).as_posix()
-            return f"stage '{stage_of(report, stages)}' failed: {error} [traceback: {report}]"
+            return f"stage '{stage_of(path.stem, stages)}' failed: {error} [traceback: {report}]"
     return None
 
 
@@ -80,7 +81,8 @@ class Graph:
         for stage, next_one in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
             self.before[next_one].append(stage)
             self.after[stage].append(next_one)
-        self.changed = set(status)
+        # What looks at the world outside each time has looked already.
+        self.changed = {stage for stage, why in status.items() if why != ["always changed"]}
 
     def pending(self, targets=()):
         """Stages to be run: changed ones and all that follows from them; only what `targets` need, if there are any."""
@@ -106,7 +108,7 @@ class Screen:
                     shown = "   ".join(f"[{name}] {bar}" for name, bar in self.bars.items())
                     text, end = (f"\r\033[K{shown[:200]}", "") if self.live else (shown, "\n")
                     print(text, end=end, file=sys.stderr, flush=True)
-            elif text.strip():
+            elif text.strip() and not ADVICE.match(text):
                 print("\r\033[K" * self.live + f"[{stage}] {text}", file=sys.stderr, flush=True)
 
     def end(self, stage):
@@ -173,22 +175,11 @@ def run_stages(graph, targets, jobs, cores, start=run_stage):
     return well
 
 
-def compose_settings(root, overrides):
-    """Write params.yaml as `dvc exp run -S` would."""
-    with initialize_config_dir(str(root / "conf"), version_base=None):
-        settings = compose("config", overrides=overrides)
-    OmegaConf.resolve(settings)
-    (root / "params.yaml").write_text(OmegaConf.to_yaml(settings))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].split(":")[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these and what they need (default: all)")
-    parser.add_argument("-S", action="append", dest="overrides", metavar="NAME=VALUE", help="compose params.yaml anew")
     parser.add_argument("--jobs", type=int, help="rows side by side (default: one a core up to 4; 1 on a GPU)")
     arguments = parser.parse_args()
-    if arguments.overrides:
-        compose_settings(ROOT, arguments.overrides)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     accelerator = yaml.safe_load((ROOT / "params.yaml").read_text())["engine"]["accelerator"]
     jobs = arguments.jobs or (min(cores, 4) if accelerator == "cpu" else 1)
@@ -199,6 +190,9 @@ def main():
             sys.exit(done.returncode)  # DVC has said why
         return done.stdout
 
+    # It says what is missing before anything is run, and finds changes of the data, which count as those of files do.
+    if subprocess.run(["dvc", "repro", "--quiet", "--single-item", "preflight"], cwd=ROOT, check=False).returncode:
+        sys.exit("nothing has been run; what is missing is above")
     graph = Graph(dvc("dag", "--dot"), json.loads(dvc("status", "--json")))
     if unknown := set(arguments.stages) - graph.before.keys():
         sys.exit(f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(graph.before)}")

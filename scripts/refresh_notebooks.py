@@ -69,7 +69,8 @@ class Copy:
     def run_pipeline(self):
         """Data out of the repository's own store, then every stage with the smoke profile -> CompletedProcess."""
         self.run("dvc", "pull", "data.dvc")
-        return self.run("python", "scripts/pipeline.py", "-S", "profile=smoke")
+        self.run("python", "scripts/configure.py", "profile=smoke")
+        return self.run("python", "scripts/pipeline.py")
 
     def execute(self, path):
         """Run a notebook of the copy where Jupyter would, in its own folder -> the notebook with its outputs."""

@@ -17,8 +17,16 @@ from agego_lib.datasets import PreparedSequence, Sequence, write_prepared
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.models.build import ABLATIONS
 
+
+def stereographic(focal):
+    """(c2w, w2c) of a lens with rho = 2 f tan(phi / 2) px, phi the angle from the axis: exact, and a close fit."""
+    below = np.linspace(-np.pi / 2, np.pi / 8, 200)  # the plane of the lens, which the polynomial counts from
+    w2c = np.polynomial.polynomial.polyfit(below, 2 * focal * np.tan((below + np.pi / 2) / 2), 10)
+    return (-focal, 0.0, 1 / (4 * focal)), tuple(w2c.tolist())
+
+
 SIZE = (160, 128)
-CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), (-36.0, 0.0, 0.009), (60.0, 44.0, 10.0), 64.0)
+CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *stereographic(36.0), 64.0)
 MOTION = 32
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")

@@ -12,6 +12,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from conftest import stereographic
 
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets import (
@@ -33,8 +34,7 @@ CALIBRATION = {
     "size": list(SIZE),
     "intrinsic": [[500, 0, 82.5, 0], [0, 500, 66.0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     "imageCircleRadius": 64,
-    "polynomialC2W": [-36.0, 0.0, 0.009],
-    "polynomialW2C": [60.0, 44.0, 10.0],
+    **dict(zip(("polynomialC2W", "polynomialW2C"), stereographic(36.0), strict=True)),
     "affine": [1, 0, 0],
 }
 
@@ -135,7 +135,7 @@ def test_egopw_every_fault_of_a_frame(tmp_path):
         egopw_entry(12, optimized_local_pose=[[0, 0]] * 15),
         egopw_entry(13, image_name="../imgs/img_000013.jpg"),
         egopw_entry(14, image_name="/etc/passwd"),
-        egopw_entry(15, image_name="img_15.jpg"),
+        egopw_entry(15, image_name="frame_15.jpg"),
         egopw_entry(16, image_name=None),
         "not a dict",
         egopw_entry(17, optimized_local_pose=np.full((15, 3), np.inf)),
@@ -163,7 +163,7 @@ def test_egopw_every_fault_of_a_frame(tmp_path):
         "img_000012.jpg": "optimized_local_pose is a list of another shape, not (15, 3) numbers",
         "../imgs/img_000013.jpg": "image_name is not of the form img_%06d.jpg: '../imgs/img_000013.jpg'",
         "/etc/passwd": "image_name is not of the form img_%06d.jpg: '/etc/passwd'",
-        "img_15.jpg": "image_name is not of the form img_%06d.jpg: 'img_15.jpg'",
+        "frame_15.jpg": "image_name is not of the form img_%06d.jpg: 'frame_15.jpg'",
         "annotation 16": "image_name is not of the form img_%06d.jpg: a NoneType",
         "annotation 17": "annotation is a str, not a dict",
         "img_000017.jpg": "optimized_local_pose holds NaN or infinite values",
@@ -212,7 +212,7 @@ def test_sceneego_frames_by_synchronisation(tmp_path, camera, file):
         sceneego_entry(np.int64(111), image_name=None),
         sceneego_entry(113, ego_pose_gt=None),
         sceneego_entry(114, image_name="../img_000019.jpg"),
-        sceneego_entry(115, image_name="img_000030.jpg"),  # disagrees: 20
+        sceneego_entry(115, image_name="img_000030.jpg"),  # ext_id says 20
         sceneego_entry(116),  # missing on disk
         sceneego_entry(3),  # before the first frame
         {**sceneego_entry(117), "ext_id": "117"},
@@ -230,13 +230,13 @@ def test_sceneego_frames_by_synchronisation(tmp_path, camera, file):
     x, y, z = np.moveaxis(np.array(poses), -1, 0)
     r = np.sqrt(x**2 + y**2)
     theta = np.arctan(-z / r)
-    rho = 60 + 44 * theta + 10 * theta**2
+    rho = sum(b * theta**i for i, b in enumerate(CALIBRATION["polynomialW2C"]))
     np.testing.assert_allclose(sequence.joints_2d, np.stack([x / r * rho + 82.5, y / r * rho + 66], -1), atol=1e-4)
     kinds = {name: reason.split(":")[0] for name, reason in sequence.skipped.items()}
     assert kinds == {
         "img_000018.jpg": "ego_pose_gt is None",
         "../img_000019.jpg": "image_name is not of the form img_%06d.jpg",
-        "img_000030.jpg": "image_name and ext_id name different frames",
+        "img_000030.jpg": "missing on disk",
         "img_000021.jpg": "missing on disk",
         "annotation 7": "ext_id before the first frame",
         "annotation 8": "no whole number under ext_id",
@@ -245,6 +245,10 @@ def test_sceneego_frames_by_synchronisation(tmp_path, camera, file):
         "img_000020.jpg": "no annotation",
         "img_000022.jpg": "no annotation",
     }
+    assert sequence.notes == [
+        "image_name and ext_id name different frames in 1 of 2 annotations, by +10 to +10 "
+        "(first: img_000030.jpg is number 20 by ext_id); image_name counts"
+    ]
 
 
 def test_sceneego_without_or_with_bad_synchronisation(tmp_path, camera):
@@ -312,9 +316,10 @@ def test_split_lists(tmp_path):
     for text, said in [
         ("a/s1\nc/s9\n", "line 2: 'c/s9' is no directory"),
         ("a/../b/s1", "line 1: .*leaves"),
-        (str(tmp_path / "a/s1"), "line 1: .*leaves"),
         ("..\\x", "leaves"),
-        ("C:/x", "leaves"),
+        ("C:/x", "line 1: 'C:/x' is no directory"),
+        ("/etc", "line 1: '/etc' is no directory"),
+        (str(tmp_path / "a"), "line 1: .* is no directory"),  # an end that is there, but no sequence
         ("a/s1\na//s1", "line 2: .*already in line 1"),
         ("# nothing\n", "lists no sequence"),
     ]:
@@ -432,7 +437,7 @@ def test_frames_that_do_not_decode_whole(tmp_path, camera):
     kinds = {name: reason.split(":")[0] for name, reason in report["skipped"].items()}
     assert kinds == {
         "img_000002.jpg": "truncated JPEG",
-        "img_000003.jpg": "not a JPEG",
+        "img_000003.jpg": "not a JPEG or PNG",
         "img_000004.jpg": "not readable",
         "img_000005.jpg": "wrong size",
         "img_000007.jpg": "truncated JPEG",
@@ -492,7 +497,7 @@ def test_files_that_are_no_store(tmp_path, camera):
     with pytest.raises(DatasetError, match=r"s\.h5: version 99; expected .*dvc repro prepare"):
         PreparedSequence(path)
     with h5py.File(path, "a") as file:
-        file.attrs["version"] = 1
+        file.attrs["version"] = 2
         del file.attrs["actor"]
     with pytest.raises(DatasetError, match=r"s\.h5: not a whole prepared sequence.*actor"):
         PreparedSequence(path)
@@ -528,7 +533,7 @@ def test_prepare_writes_the_same_whatever_the_workers(tmp_path, egopw, calibrati
         prepare(egopw, calibration, tmp_path / str(workers), workers=workers, progress=done[workers].append)
     files = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (tmp_path / "1", tmp_path / "2")]
     assert files[0] == files[1] and len(files[0]) == 3
-    assert sum(done[1]) == sum(done[2]) == 10
+    assert sum(done[1]) == sum(done[2]) == 14  # all on disk, those left out too
 
 
 def test_prepare_counts_everything(tmp_path, egopw, calibration):

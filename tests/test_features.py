@@ -149,11 +149,20 @@ def test_the_estimate_runs_where_the_model_is(tiny_model, sequences):
 
 def test_files_that_do_not_fit(stored, sequences, make_sequence):
     path = feature_file(stored, sequences[1])
-    longer = make_sequence("features/b", range(5), dataset="longer")
-    feature_file(stored, longer).parent.mkdir()
-    path.rename(feature_file(stored, longer))
-    with pytest.raises(FeatureError, match=r"longer.*features__b\.h5: .* 4 frames, expected 5.*dvc repro"):
-        open_features(stored, [sequences[0], longer])
+    # Of as many frames, but others.
+    other = make_sequence("features/b", range(1, 5), dataset="other")
+    feature_file(stored, other).parent.mkdir(parents=True)
+    path.rename(feature_file(stored, other))
+    with pytest.raises(
+        FeatureError, match=r"other.*b\.h5: features of another preparation of other/train/f.*dvc repro"
+    ):
+        open_features(stored, [sequences[0], other])
+    with h5py.File(feature_file(stored, other), "a") as file:
+        file.attrs["content"] = other.content
+        del file["trunk"]
+        file["trunk"] = np.zeros((3, 256, 2, 2), np.float16)
+    with pytest.raises(FeatureError, match=r"features__b\.h5: trunk of 3 frames, expected 4; run `dvc repro"):
+        open_features(stored, [sequences[0], other])
     with pytest.raises(FeatureError, match=r"egopw.*features__b\.h5: no readable features.*dvc repro"):
         open_features(stored, sequences)
     path.write_bytes(b"not HDF5")

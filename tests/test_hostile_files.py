@@ -194,15 +194,24 @@ def with_size(data, width, height):
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
-def png(width, height):
-    """A PNG whose few bytes unpack to that many black pixels, or would."""
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = zlib.compress(bytes(3 * 60_000 * 100))
+def png(width, height, unpacked=3 * 60_000 * 100):
+    """A PNG whose few bytes unpack to that many black pixels, or would; its data to so many bytes."""
+    rows = zlib.compress(bytes(unpacked))
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def with_profile(data):
+    """The PNG with a colour profile that is small in the file alone."""
+    return data[:33] + chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(200 << 20))) + data[33:]
+
+
+def size_last(data):
+    return data[:8] + data[33:-12] + data[8:33] + data[-12:]
 
 
 def zipped(**members):
@@ -241,9 +250,16 @@ FRAMES = [
      "JPEG of more than 100 scans"),
     ("a JPEG without a header", lambda d: replaced(d.image(3), b"\xff\xd8" + b"\xff" * 1000 + b"\xff\xd9"),
      "JPEG without a size"),
-    ("a PNG bomb", lambda d: replaced(d.image(3), png(60_000, 60_000)), "not a JPEG"),
-    ("a zip", lambda d: replaced(d.image(3), SMALL_ZIP), "not a JPEG"),
-    ("a pickle", lambda d: replaced(d.image(3), pickle.dumps(os.system)), "not a JPEG"),
+    ("a PNG bomb", lambda d: replaced(d.image(3), png(60_000, 60_000)), "wrong size: image of 60000x60000"),
+    ("a PNG with a profile that unpacks to 200 MB", lambda d: replaced(d.image(3), with_profile(png(96, 80, 0))),
+     "PNG does not decode"),
+    ("a PNG of endless chunks", lambda d: replaced(d.image(3), png(96, 80)[:8] + bytes(12) * 2_000_000),
+     "truncated PNG: no end chunk"),
+    ("a PNG whose size comes last", lambda d: replaced(d.image(3), size_last(png(96, 80))), "PNG without a size"),
+    ("a JPEG of endless segments", lambda d: replaced(d.image(3), b"\xff\xd8" + b"\xff\xe0\x00\x00" * 2_000_000),
+     "truncated JPEG: no end marker"),
+    ("a zip", lambda d: replaced(d.image(3), SMALL_ZIP), "not a JPEG or PNG"),
+    ("a pickle", lambda d: replaced(d.image(3), pickle.dumps(os.system)), "not a JPEG or PNG"),
     ("a file of 1 GB", lambda d: os.truncate(d.image(3), 1 << 30), "not readable: 1073741824 bytes"),
     ("a pipe", lambda d: piped(d.image(3)), "missing on disk"),
     ("an endless device", lambda d: (d.image(3).unlink(), d.image(3).symlink_to("/dev/zero")), "missing on disk"),
@@ -634,7 +650,7 @@ def test_feature_file(tmp_path, prepared, case):
     sequence = PreparedSequence(prepared)
     (tmp_path / "features.json").write_text('{"stored": true}')
     path = feature_file(tmp_path, sequence)
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     with h5py.File(path, "w") as file:
         FEATURES[case](file)
     with pytest.raises(FeatureError, match=rf"{path.name}: no readable features.*dvc repro"), bounded():

@@ -3,27 +3,23 @@
 import copy
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from configure import composed as compose
+from configure import configured
 
 from agego_lib import params
 from agego_lib.params import SettingsError
 
-PROFILES, DATASETS = ("quick", "full", "paper", "smoke"), ("synthetic", "egopw")
+PROFILES, DATASETS = ("quick", "paper", "smoke"), ("synthetic", "egopw")
 
 
 @pytest.fixture(scope="module")
 def composed(project):
     """Hydra's composition of conf/, as a plain dict, for some overrides."""
-
-    def make(*overrides):
-        with initialize_config_dir(str(project / "conf"), version_base=None):
-            return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-
-    return make
+    return lambda *overrides: compose(project, {}, overrides)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,77 @@ def refused(raw, path, value=None):
 
 
 def test_params_yaml_is_what_conf_composes_to(composed, raw):
-    assert raw == composed() == composed("profile=quick", "dataset=synthetic")
+    assert raw == composed() == composed("profile=quick", "dataset=synthetic", "tables=profile")
+
+
+@pytest.fixture
+def chosen(project):
+    """A params.yaml of the real data and the paper profile with two changes made by hand."""
+    raw, _ = configured(project, None, ["dataset=egopw", "profile=paper"])
+    return changed(changed(raw, "seed", 3), "pose.epochs", 9)
+
+
+def test_what_is_not_named_stays_as_it_is(project, composed, chosen):
+    """The data set, the profile and own changes hold until another is named (README: what this working copy runs)."""
+    new, kept = configured(project, chosen, ["tables=all"])
+    assert new["run"] == {"dataset": "egopw", "profile": "paper", "tables": "all"}
+    assert kept == {"seed": 3, "pose.epochs": 9} and (new["seed"], new["pose"]["epochs"]) == (3, 9)
+    given = composed("dataset=egopw", "profile=paper", "tables=all")
+    assert new == changed(changed(given, "seed", 3), "pose.epochs", 9)
+    new, kept = configured(project, new, ["profile=quick", "pose.epochs=4"])
+    assert kept == {"seed": 3} and new["pose"]["epochs"] == 4 and new["dataset"]["source"] == "files"
+    new, kept = configured(project, new, [], fresh=True)
+    assert not kept and new == composed("dataset=egopw", "profile=quick", "tables=all")
+
+
+def test_own_places_of_a_data_set_go_with_it(project, composed, chosen):
+    chosen = changed(chosen, "dataset.egopw.root", "/elsewhere")
+    assert configured(project, chosen, ["profile=quick"])[0]["dataset"]["egopw"]["root"] == "/elsewhere"
+    new, kept = configured(project, chosen, ["dataset=synthetic"])
+    assert new["dataset"] == composed()["dataset"] and kept == {"seed": 3, "pose.epochs": 9}
+
+
+def test_a_file_that_names_a_group_by_hand_is_refused_and_mended(project, composed, chosen):
+    """`dvc exp run -S dataset=egopw` would leave this behind."""
+    broken = {**chosen, "dataset": "synthetic"}
+    refused(broken, "dataset", "synthetic")
+    with pytest.raises(SettingsError, match=r"profile is not a setting; choose .*scripts/configure\.py"):
+        params.from_dict({**chosen, "profile": "paper"})
+    assert configured(project, broken, ["dataset=egopw"])[0] == chosen
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("profile=quck", "Available options in 'profile': paper quick smoke"),
+        ("dataset=mine", "Available options in 'dataset': egopw synthetic"),
+        ("pose.epoch=3", "Could not override 'pose.epoch'"),
+        ("pose.epochs=none", "pose.epochs is 'none'; expected a whole number at least 1"),
+    ],
+)
+def test_choices_that_there_are_not(project, chosen, override, found):
+    with pytest.raises(SettingsError) as caught:
+        configured(project, chosen, [override])
+    assert found in str(caught.value) and "config search path" not in str(caught.value).lower()
+
+
+def test_paths_start_at_the_project_also_in_dvcs_copies(raw, tmp_path, monkeypatch):
+    weights = tmp_path / "weights/resnet.pth"
+    weights.parent.mkdir()
+    weights.touch()
+    copies = tmp_path / ".dvc/tmp/exps/standalone/tmp1"
+    (copies / "weights").mkdir(parents=True)
+    (copies / "weights/own.pth").touch()
+    assert params.locate(copies, "weights/resnet.pth") == copies / "weights/resnet.pth"
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert params.locate(copies, "weights/resnet.pth") == weights
+    assert params.locate(copies, "weights/own.pth") == copies / "weights/own.pth"
+    assert params.locate(tmp_path, "nowhere") == tmp_path / "nowhere"
+    assert params.locate(copies, "/elsewhere") == params.locate(tmp_path, "/elsewhere") == Path("/elsewhere")
+    raw = changed(changed(raw, "heatmap.init", "weights/resnet.pth"), "motion.checkpoint", "weights/resnet.pth")
+    settings = params.located(params.from_dict(raw), copies)
+    assert settings.heatmap.init == settings.motion.checkpoint == str(weights)
+    assert settings.visual.init == "heatmap_encoder"
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -9,8 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from configure import composed
 
 pytest_plugins = ("clone",)
 
@@ -34,8 +33,7 @@ def numbers(tree, path=""):
 
 def expanded():
     """Every stage by the name that DVC shows, a matrix written out with the smoke profile's lists, and its items."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        ablation = OmegaConf.to_container(compose("config", overrides=["profile=smoke"]).ablation)
+    ablation = composed(ROOT, {"profile": "smoke"})["ablation"]
     for name, stage in STAGES.items():
         matrix = {
             key: ablation[re.fullmatch(r"\$\{ablation\.(\w+)\}", v)[1]] for key, v in stage.get("matrix", {}).items()
@@ -136,10 +134,11 @@ def test_second_run_has_nothing_to_do(clone):
     bytecode = clone.folder / "agego_lib/models/__pycache__/pose.cpython-399.pyc"
     bytecode.parent.mkdir(exist_ok=True)
     bytecode.write_bytes(b"")
-    for command in (("dvc", "repro"), ("python", "scripts/pipeline.py")):
-        done = clone.run(*command)
-        assert "Data and pipelines are up to date." in done.stdout
-        assert not running(done.stdout + done.stderr)
+    # The look at what is outside of the project is taken each time.
+    assert running(clone.run("dvc", "repro").stdout) == {"preflight"}
+    done = clone.run("python", "scripts/pipeline.py")
+    assert "Data and pipelines are up to date." in done.stdout
+    assert not running(done.stdout + done.stderr)
 
 
 def test_saving_notebooks_and_mending_prose_trains_nothing(clone):
@@ -157,7 +156,7 @@ def test_saving_notebooks_and_mending_prose_trains_nothing(clone):
                 cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="something else\n")]
         nbformat.write(notebook, path)
     done = clone.run("dvc", "repro")
-    assert running(done.stdout) == {"code"}
+    assert running(done.stdout) == {"preflight", "code"}
 
 
 def test_changed_code_runs_its_own_stage_alone(clone):
@@ -175,7 +174,7 @@ def test_changed_code_runs_its_own_stage_alone(clone):
         ("pose", "epochs", 7, {"pose", "finetune", "evaluate", "ablations", *ROWS}),
         # The mean pose and the nearest one know no epochs, but their stage does not know that.
         ("finetune", "epochs", 7, {"finetune", "evaluate", "ablations", *ROWS}),
-        ("evaluate", "pck_share", 0.1, {"heatmap", "heatmap_loss@mse", *NAMES} - {"code", "prepare"}),
+        ("evaluate", "pck_share", 0.1, {"heatmap", "heatmap_loss@mse", *NAMES} - {"preflight", "code", "prepare"}),
     ],
 )
 def test_one_changed_setting_reruns_what_depends_on_it(clone, section, key, value, stale):
@@ -184,21 +183,32 @@ def test_one_changed_setting_reruns_what_depends_on_it(clone, section, key, valu
     (clone.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     # A dry run makes no new outputs, so that what follows from a stage must be counted in by force.
     done = clone.run("dvc", "repro", "--dry", "--force-downstream")
-    assert running(done.stdout) == stale
+    assert running(done.stdout) - {"preflight"} == stale
 
 
-def test_wrong_setting_is_named_and_the_failed_notebook_is_kept(clone):
+def test_wrong_setting_is_named_before_anything_runs(clone):
     settings = yaml.safe_load((clone.folder / "params.yaml").read_text())
     settings["pose"]["epochs"] = -1
     (clone.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    done = clone.run("python", "scripts/pipeline.py", "pose", check=False)
+    for command in (("dvc", "repro"), ("python", "scripts/pipeline.py")):
+        done = clone.run(*command, check=False)
+        assert done.returncode and not running(done.stdout + done.stderr) - {"preflight", "code"}
+        error = "SettingsError: params.yaml: pose.epochs is -1; expected a whole number at least 1"
+        assert error in done.stdout + done.stderr
+
+
+def test_failed_stage_is_named_and_its_notebook_is_kept(clone):
+    path = clone.folder / "notebooks/05_ablations.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source += "\nraise ValueError('a fault')"
+    nbformat.write(notebook, path)
+    done = clone.run("python", "scripts/pipeline.py", check=False)
     assert done.returncode
-    error = "SettingsError: params.yaml: pose.epochs is -1; expected a whole number at least 1"
-    line = f"stage 'pose' failed: {error} [traceback: reports/03_pose_training.ipynb]"
+    line = "stage 'ablations' failed: ValueError: a fault [traceback: reports/05_ablations.ipynb]"
     assert done.stderr.splitlines()[-1] == line
-    report = nbformat.read(clone.folder / "reports/03_pose_training.ipynb", as_version=4)
+    report = nbformat.read(clone.folder / "reports/05_ablations.ipynb", as_version=4)
     failures = [o for c in report.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
-    assert [f.ename for f in failures] == ["SettingsError"]
+    assert [f.ename for f in failures] == ["ValueError"]
 
 
 def test_metrics_diff(clone):
@@ -212,7 +222,8 @@ def test_metrics_diff(clone):
 
 
 def test_experiment_is_kept(clone):
-    assert not running(clone.run("dvc", "exp", "run", "-S", "profile=smoke").stdout)
+    done = clone.run("dvc", "exp", "run", "-S", "pose.epochs=1")
+    assert running(done.stdout) == {"preflight"}
     table = dvc_json(clone, "exp", "show")
     kept = [rev["data"] for state in table for exp in state["experiments"] or [] for rev in exp["revs"]]
     workspace = next(state["data"] for state in table if state["rev"] == "workspace")

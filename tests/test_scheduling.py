@@ -50,7 +50,12 @@ BEFORE = {
     ],
 )
 def test_what_changed_and_what_follows_is_pending(changed, targets, pending):
-    assert Graph(DOT, dict.fromkeys(changed, "changed")).pending(targets) == pending.split()
+    assert Graph(DOT, {stage: ["changed"] for stage in changed}).pending(targets) == pending.split()
+
+
+def test_what_always_runs_makes_nothing_else_run():
+    assert Graph(DOT, {"prepare": ["always changed"]}).pending() == []
+    assert Graph(DOT, {"prepare": ["always changed", {"changed deps": {}}]}).pending()[0] == "prepare"
 
 
 class Runs:
@@ -116,6 +121,8 @@ def test_nothing_to_do_is_said(capsys):
 def test_lines_have_their_stage_and_bars_are_shown_together(capsys):
     screen = pipeline.Screen()
     screen.line("train", "Running stage 'train':")
+    for advice in ("To track the changes with git, run:", "\tgit add dvc.lock", "Updating lock file 'dvc.lock'"):
+        screen.line("train", advice)
     screen.drawn = time.monotonic()
     screen.line("row@a", "row:   3%|=         | 3/100 [00:01<00:30,  3.00step/s]")
     screen.drawn = float("-inf")

@@ -4,18 +4,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import CAMERA, SIZE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from agego_lib.camera import FisheyeCamera, InputView
+from agego_lib.camera import InputView
 from agego_lib.checkpoints import TrainingError
 from agego_lib.datasets import FrameDataset, PreparedSequence, Sequence, WindowDataset, segments, window_starts
 from agego_lib.datasets.prepared import write_prepared
 from agego_lib.loading import BUFFERS, Watched, make_loader
-
-SIZE = (160, 128)
-CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), (-36.0, 0.0, 0.009), (60.0, 44.0, 10.0), 64.0)
 
 
 @pytest.mark.parametrize(("length", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (64, 32), (64, 64), (64, 7)])

@@ -13,6 +13,7 @@ from agego_lib.datasets.sequence import (
     frame_number,
     joint_array,
     load_annotations,
+    person,
     pose_array,
 )
 
@@ -39,8 +40,8 @@ def sequence_name(sequence_dir):
 
 
 def actor_of(sequence_dir):
-    """The actor: the sequence directory's parent."""
-    return Path(os.path.abspath(sequence_dir)).parent.name
+    """The actor: the sequence directory's parent; `chao_new` is chao."""
+    return person(Path(os.path.abspath(sequence_dir)).parent.name)
 
 
 def read_egopw(sequence_dir, root=None):

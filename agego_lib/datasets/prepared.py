@@ -12,13 +12,14 @@ import h5py
 import numpy as np
 
 from agego_lib.camera import FisheyeCamera, InputView
-from agego_lib.datasets.jpeg import decode_jpeg, jpeg_size
-from agego_lib.datasets.sequence import DatasetError
+from agego_lib.datasets.decoding import decode_image, jpeg_size
+from agego_lib.datasets.image_circle import FRAMES, BrightestFrame
+from agego_lib.datasets.sequence import DatasetError, sequence_key
 from agego_lib.files import read_json, replacing
 from agego_lib.skeleton import NUM_JOINTS
 
 FORMAT = "ag-egopose prepared sequence"
-VERSION = 1
+VERSION = 2  # 2: split and content
 SPLITS_FILE = "splits.json"
 MAX_SIDE = 4096  # px, of a view
 MAX_SPLITS_BYTES = 1 << 28
@@ -32,6 +33,18 @@ def _reserve(path, size):
             os.posix_fallocate(file.fileno(), 0, size)
 
 
+def open_hdf5(path, mode="r"):
+    """An h5py.File without HDF5's locks, which network disks may lack: every file appears whole, by a rename."""
+    return h5py.File(path, mode, locking=False)
+
+
+def hdf5_fault(error, again):
+    """What an error on reading a file tells: that it is damaged, and what makes it `again`, or that the disk failed."""
+    if getattr(error, "errno", None) is None or isinstance(error, FileNotFoundError):
+        return f"({error}); {again}"
+    return f"({error}); this is the disk's or the network's doing, the file may be whole: look there, and try again"
+
+
 @contextmanager
 def new_hdf5(path, size):
     """An h5py.File to be written at `path`, whole or not at all. Raises OSError with the path where the disk is full.
@@ -42,7 +55,7 @@ def new_hdf5(path, size):
     size += 1 << 16  # HDF5's own
     with replacing(path) as partial:
         _reserve(partial, size)
-        with h5py.File(partial, "w") as file:
+        with open_hdf5(partial, "w") as file:
             _reserve(partial, size)  # opening has given it back
             yield file
             file.flush()
@@ -51,11 +64,16 @@ def new_hdf5(path, size):
 
 
 def _encode_frames(sequence, view, quality, progress):
-    """-> (indices of the frames that can be used, their JPEG bytes in the view, name -> reason for the others)."""
-    kept, encoded, skipped = [], [], {}
+    """-> (indices of the frames that can be used, their JPEG bytes in the view, name -> reason for the others, their
+    image circle as `fit_circle` gives it)."""
+    kept, encoded, skipped, brightest = [], [], {}, BrightestFrame(view)
+    shown = set(np.linspace(0, len(sequence) - 1, FRAMES).astype(int).tolist())
     for index, path in enumerate(sequence.frame_paths):
         try:
-            image = view.apply(decode_jpeg(path, view.check_size))
+            image = decode_image(path, view.check_size)
+            if index in shown:
+                brightest.add(image)
+            image = view.apply(image)
             done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
             if not done:
                 raise OSError(f"{path}: OpenCV could not encode the frame's view as JPEG")
@@ -66,10 +84,10 @@ def _encode_frames(sequence, view, quality, progress):
             encoded.append(data.reshape(-1))
             if progress is not None:
                 progress(1)
-    return np.array(kept, dtype=np.int64), encoded, skipped
+    return np.array(kept, dtype=np.int64), encoded, skipped, brightest.circle()
 
 
-def write_prepared(path, sequence, camera, view, quality=95, progress=None):
+def write_prepared(path, sequence, camera, view, quality=95, progress=None, split="train"):
     """Write one Sequence as a prepared HDF5 file -> {"frames": number written, "skipped": {frame name: reason}}.
 
     Each frame is decoded, passed through `view` (an InputView) and stored as JPEG of that `quality`. Frames that do
@@ -77,13 +95,15 @@ def write_prepared(path, sequence, camera, view, quality=95, progress=None):
     `progress`, where given, is called with 1 for each frame encoded. The file appears only when complete.
     Raises DatasetError where no frame is left, OSError where the file cannot be written.
     """
-    return write_and_hash(path, sequence, camera, view, quality, progress)[0]
+    written = write_and_describe(path, sequence, camera, view, quality, progress, split)
+    return {key: written[key] for key in ("frames", "skipped")}
 
 
-def write_and_hash(path, sequence, camera, view, quality=95, progress=None):
-    """As `write_prepared` -> (its report, SHA-256 of what the file holds, the same for all versions of HDF5)."""
+def write_and_describe(path, sequence, camera, view, quality=95, progress=None, split="train"):
+    """As `write_prepared`; its report also has "content", a SHA-256 of what the file holds, the same for all versions
+    of HDF5, and "circle", the image circle ((u, v), radius) px of the frames, or None where it is not to be seen."""
     path = Path(path)
-    kept, encoded, skipped = _encode_frames(sequence, view, quality, progress)
+    kept, encoded, skipped, circle = _encode_frames(sequence, view, quality, progress)
     skipped = {**sequence.skipped, **skipped}
     if not len(kept):
         first = next((f" (first: {p.name}: {skipped[p.name]})" for p in sequence.frame_paths), "")
@@ -99,6 +119,7 @@ def write_and_hash(path, sequence, camera, view, quality=95, progress=None):
         "format": FORMAT,
         "version": VERSION,
         "dataset": sequence.dataset,
+        "split": split,
         "name": sequence.name,
         "actor": sequence.actor,
         "calibration": camera.to_json(),
@@ -120,16 +141,17 @@ def write_and_hash(path, sequence, camera, view, quality=95, progress=None):
     # A text takes up to 40 bytes more than its own.
     size = sum(value.nbytes for value in arrays.values())
     size += sum(len(text.encode()) + 40 for values in texts.values() for text in values)
+    content = hashlib.sha256(json.dumps([attributes, texts], sort_keys=True).encode())
+    for key, value in sorted(arrays.items()):
+        content.update(f"{key} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    content = content.hexdigest()
     with new_hdf5(path, size) as file:
-        file.attrs.update(attributes)
+        file.attrs.update(attributes, content=content)
         for key, value in arrays.items():
             file.create_dataset(key, data=value)
         for key, value in texts.items():
             file.create_dataset(key, data=value, shape=(len(value),), dtype=h5py.string_dtype())
-    content = hashlib.sha256(json.dumps([attributes, texts], sort_keys=True).encode())
-    for key, value in sorted(arrays.items()):
-        content.update(f"{key} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-    return {"frames": len(kept), "skipped": skipped}, content.hexdigest()
+    return {"frames": len(kept), "skipped": skipped, "content": content, "circle": circle}
 
 
 def check_dataset(file, name, dtype, shape):
@@ -160,6 +182,8 @@ def check_dataset(file, name, dtype, shape):
 class PreparedSequence:
     """N frames of a prepared file. Its labels are read on first use; each process opens the file for itself.
 
+    key: "<data set>/<split>/<name>", as `sequence_key` makes it. content: SHA-256 of what the file holds.
+
     Raises DatasetError, on opening, for a file that is missing, no prepared sequence, or of another version.
     """
 
@@ -174,7 +198,8 @@ class PreparedSequence:
             try:
                 self._length = len(file["frame_numbers"])
                 self._check(file)
-                self.name, self.actor, self.dataset = (str(file.attrs[key]) for key in ("name", "actor", "dataset"))
+                for key in ("name", "actor", "dataset", "split", "content"):
+                    setattr(self, key, str(file.attrs[key]))
                 calibration, view = (json.loads(file.attrs[key]) for key in ("calibration", "view"))
                 self._labelled_actions = bool(file.attrs["labelled_actions"])
                 centre = tuple(row[2] for row in calibration["intrinsic"][:2])
@@ -185,7 +210,8 @@ class PreparedSequence:
                 if not 0 < self.view.size <= MAX_SIDE:
                     raise ValueError(f"frames of {self.view.size} px")
             except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:
-                raise DatasetError(f"{self.path}: not a whole prepared sequence ({error}); {_PREPARE_AGAIN}") from None
+                fault = hdf5_fault(error, _PREPARE_AGAIN)
+                raise DatasetError(f"{self.path}: not a whole prepared sequence {fault}") from None
 
     def _check(self, file):
         n = self._length
@@ -203,11 +229,11 @@ class PreparedSequence:
 
     def _open(self):
         try:
-            return h5py.File(self.path, "r")
+            return open_hdf5(self.path)
         except FileNotFoundError:
             raise DatasetError(f"{self.path}: no such prepared sequence; {_PREPARE_AGAIN}") from None
         except OSError as error:
-            raise DatasetError(f"{self.path}: not readable as HDF5 ({error}); {_PREPARE_AGAIN}") from None
+            raise DatasetError(f"{self.path}: not readable as HDF5 {hdf5_fault(error, _PREPARE_AGAIN)}") from None
 
     @property
     def _store(self):
@@ -222,8 +248,12 @@ class PreparedSequence:
     def __len__(self):
         return self._length
 
+    @property
+    def key(self):
+        return sequence_key(self.dataset, self.split, self.name)
+
     def __repr__(self):
-        return f"PreparedSequence({self.name!r}, {len(self)} frames, {self.path})"
+        return f"PreparedSequence({self.key!r}, {len(self)} frames, {self.path})"
 
     def close(self):
         """Close the file; it opens again when needed."""
@@ -330,21 +360,46 @@ class PreparedSequence:
         return out
 
 
+def _splits_file(folder):
+    """(path, content) of a prepared folder's splits.json. Raises DatasetError."""
+    path = Path(folder) / SPLITS_FILE
+    try:
+        return path, read_json(path, MAX_SPLITS_BYTES)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: missing, so {folder} is not completely prepared; {_PREPARE_AGAIN}") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: not readable as the list of splits ({error}); {_PREPARE_AGAIN}") from None
+
+
+def calibration_of(folder):
+    """Which calibration a folder was prepared with -> {"file": its name, "sha256": the first 16 digits}.
+
+    Raises DatasetError for a folder that is not prepared, or not completely.
+    """
+    path, content = _splits_file(folder)
+    try:
+        return {key: str(content["calibration"][key]) for key in ("file", "sha256")}
+    except (KeyError, TypeError):
+        raise DatasetError(f"{path}: does not say which calibration it was made with; {_PREPARE_AGAIN}") from None
+
+
 def read_prepared(folder, split):
     """The sequences of a split ("train" or "test") of a folder that `prepare_dataset` wrote -> list.
 
     Raises DatasetError for a folder that is not prepared, or not completely, and for an unknown split.
     """
-    path = Path(folder) / SPLITS_FILE
+    path, content = _splits_file(folder)
     try:
-        splits = read_json(path, MAX_SPLITS_BYTES)["splits"]
+        splits = content["splits"]
         names = {key: [PurePosixPath(name) for name in value] for key, value in splits.items()}
         if any(name.is_absolute() or ".." in name.parts for group in names.values() for name in group):
             raise ValueError("a name that leaves the folder")
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: missing, so {folder} is not completely prepared; {_PREPARE_AGAIN}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not readable as the list of splits ({error}); {_PREPARE_AGAIN}") from None
     if split not in names:
         raise DatasetError(f"{path}: no split {split!r}; expected one of {', '.join(names)}")
-    return [PreparedSequence(Path(folder) / name) for name in names[split]]
+    sequences = [PreparedSequence(Path(folder) / name) for name in names[split]]
+    for sequence in sequences:
+        if sequence.split != split:
+            raise DatasetError(f"{sequence.path}: of the split {sequence.split!r}, not {split!r}; {_PREPARE_AGAIN}")
+    return sequences

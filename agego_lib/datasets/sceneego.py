@@ -13,6 +13,7 @@ from agego_lib.datasets.sequence import (
     build_sequence,
     frame_number,
     load_annotations,
+    person,
     pose_array,
 )
 from agego_lib.files import read_json
@@ -21,8 +22,8 @@ MAX_NUMBER = 10**12
 ANNOTATION_FILES = ("local_pose_gt.pkl", "annotation.pkl")
 
 
-def _offset(folder):
-    """Frame number minus ext_id from `syn.json`, or None where the file is missing."""
+def _starts(folder):
+    """(ego, ext) from `syn.json`: the same moment by both cameras' counts; None where the file is missing."""
     path = folder.file("syn.json")
     if path is None:
         return None
@@ -36,30 +37,61 @@ def _offset(folder):
             f'{path}: no whole numbers below {MAX_NUMBER:.0e} under "ego" and "ext"; '
             'expected {"ego": int, "ext": int}'
         )
-    return starts[0] - starts[1]
+    return tuple(starts)
 
 
-def _number(entry, offset):
-    """Frame number by ext_id - ext + ego and by image_name, which must agree where both are given."""
-    given = entry.get("image_name")
-    by_name = None if given is None else frame_number(given)
-    ext_id = entry.get("ext_id")
-    if not isinstance(ext_id, int | np.integer) or isinstance(ext_id, bool):
-        if by_name is None:
+class _Clock:
+    """Frame numbers of annotations, by their image_name or by the clocks of the two cameras.
+
+    An image_name says which frame it is, whatever ext_id says; `note` tells how often they disagree.
+    """
+
+    def __init__(self, starts, clock):
+        self.starts, self.clock = starts, clock
+        self.both, self.apart, self.first = 0, [], None
+
+    def number(self, entry):
+        """Frame number of an annotation. Raises FrameError where it says none."""
+        given = entry.get("image_name")
+        if given is None:
+            return self._counted(entry)
+        by_name = frame_number(given)
+        try:
+            by_clock = self._counted(entry)
+        except FrameError:
+            return by_name
+        self.both += 1
+        if by_clock != by_name:
+            self.apart.append(by_name - by_clock)
+            self.first = self.first or f"{given} is number {by_clock} by ext_id"
+        return by_name
+
+    def _counted(self, entry):
+        ext_id = entry.get("ext_id")
+        if not isinstance(ext_id, int | np.integer) or isinstance(ext_id, bool):
             raise FrameError("no whole number under ext_id")
-        return by_name
-    if offset is None:
-        if by_name is None:
+        if self.starts is None:
             raise FrameError("neither syn.json nor image_name says which frame this is")
-        return by_name
-    if not -MAX_NUMBER < ext_id < MAX_NUMBER:
-        raise FrameError(f"ext_id is beyond {MAX_NUMBER:.0e}")
-    number = int(ext_id) + offset
-    if number < 0:
-        raise FrameError(f"ext_id before the first frame: {int(ext_id)}")
-    if by_name not in (None, number):
-        raise FrameError(f"image_name and ext_id name different frames: {given} and img_{number:06d}.jpg")
-    return number
+        if not -MAX_NUMBER < ext_id < MAX_NUMBER:
+            raise FrameError(f"ext_id is beyond {MAX_NUMBER:.0e}")
+        ego, ext = self.starts
+        passed = int(ext_id) - ext
+        if self.clock == "egowholemocap":
+            if passed < 0:
+                raise FrameError(f"ext_id before the synchronised start: {int(ext_id)}")
+            passed += passed // 1000 + (passed % 1000 > 500)
+        if passed + ego < 0:
+            raise FrameError(f"ext_id before the first frame: {int(ext_id)}")
+        return passed + ego
+
+    def note(self):
+        """What to say about disagreements, as a list of at most one text."""
+        if not self.apart:
+            return []
+        return [
+            f"image_name and ext_id name different frames in {len(self.apart)} of {self.both} annotations, by "
+            f"{min(self.apart):+d} to {max(self.apart):+d} (first: {self.first}); image_name counts"
+        ]
 
 
 def sequence_name(sequence_dir):
@@ -68,22 +100,24 @@ def sequence_name(sequence_dir):
 
 
 def actor_of(sequence_dir):
-    """The actor: the sequence's name without the digits of its take."""
+    """The actor: the sequence's name without the digits of its take; `jian_new1` and `jian1_new` are jian."""
     name = sequence_name(sequence_dir)
-    return name.rstrip("0123456789") or name
+    return person(person(name).rstrip("0123456789")) or name
 
 
-def read_sceneego(sequence_dir, camera, root=None):
+def read_sceneego(sequence_dir, camera, root=None, clock="sceneego"):
     """Read `<root>/<sequence>/`: `imgs/img_%06d.jpg`, `local_pose_gt.pkl` (or `annotation.pkl`) and `syn.json`.
 
     camera: FisheyeCamera. SceneEgo has no 2D labels, so `joints_2d` is the projection of the 3D joints.
+    clock: which frame an annotation without an image_name is of. "sceneego": ext_id - ext + ego, both cameras in step.
+    "egowholemocap": one more for each 1000 frames since the start, rounded, and nothing before it.
     Returns a Sequence; frames with faults are listed in `skipped` with the reason. root: as in SequenceFolder.
     Raises DatasetError for a fault of the whole sequence.
     """
     folder = SequenceFolder(sequence_dir, root)
     source, entries = load_annotations(folder, ANNOTATION_FILES)
-    offset = _offset(folder)
-    if offset is None and not any(isinstance(entry, dict) and entry.get("image_name") for entry in entries):
+    clock = _Clock(_starts(folder), clock)
+    if clock.starts is None and not any(isinstance(entry, dict) and entry.get("image_name") for entry in entries):
         raise DatasetError(
             f"{Path(sequence_dir) / 'syn.json'}: missing, and the annotations have no image_name; "
             'expected {"ego": int, "ext": int}. Download it again'
@@ -93,13 +127,15 @@ def read_sceneego(sequence_dir, camera, root=None):
         pose = pose_array(entry.get("ego_pose_gt"), "ego_pose_gt")
         return pose, camera.project(pose)
 
-    return build_sequence(
+    sequence = build_sequence(
         folder,
         dataset="sceneego",
         name=sequence_name(sequence_dir),
         actor=actor_of(sequence_dir),
         source=source,
         entries=entries,
-        number_of=lambda entry: _number(entry, offset),
+        number_of=clock.number,
         joints_of=joints,
     )
+    sequence.notes += clock.note()
+    return sequence

@@ -23,7 +23,9 @@ OUTSIDE = "link out of the data set"
 # On a body that wears the camera no joint is farther away than this; in millimetres or centimetres the feet are.
 MAX_DISTANCE = 10.0  # m
 MAX_SIDE_FILE = 1 << 28  # bytes
-_FRAME_NAME = re.compile(r"img_([0-9]{6,12})\.jpg")
+# As published, img_%06d.jpg; converted copies are PNG, or lost the padding or the small letters.
+_FRAME_NAME = re.compile(r"img_([0-9]{1,12})\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)
+_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
 
 
 class DatasetError(ValueError):
@@ -42,6 +44,7 @@ class Sequence:
     joints_3d: (N, 15, 3) float32, metres, camera frame. joints_2d: (N, 15, 2) float32, px in the full image.
     actions: N names, None where a frame's action is unknown; None where there are no labels.
     in_image, hidden: (N, 15) bool, or None where unknown. skipped: frame name -> reason. dataset: "egopw", "sceneego".
+    notes: what was found odd and cost no frame, as texts.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Sequence:
     hidden: np.ndarray | None = None
     skipped: dict = field(default_factory=dict)
     dataset: str = ""
+    notes: list = field(default_factory=list)
 
     def __len__(self):
         return len(self.frame_paths)
@@ -64,18 +68,42 @@ class Sequence:
         return [path.name for path in self.frame_paths]
 
 
+def sequence_key(dataset, split, name):
+    """Where all that is made of a sequence lies: "sceneego/test/diogo1"; a slash in the name becomes "__".
+
+    The same name may be in both splits: SceneEgo's are published so.
+    """
+    return f"{dataset}/{split}/{name.replace('/', '__')}"
+
+
+def person(name):
+    """Who an actor's folder is of: `NAME` and `NAME_new` are one person in both data sets."""
+    return re.sub(r"(?<=.)_new$", "", name)
+
+
 def reason_kind(reason):
     """The part of a reason that frames with the same fault share."""
     return reason.split(":")[0]
 
 
 def frame_number(name):
-    """Number of a frame from its base name `img_%06d.jpg`. Raises FrameError for any other name, paths included."""
+    """Number of a frame from its base name, `img_%06d.jpg` or the like of it: PNG, another padding, capital letters.
+
+    Raises FrameError for any other name, paths included.
+    """
     match = _FRAME_NAME.fullmatch(name) if isinstance(name, str) else None
-    if match is None or f"img_{int(match[1]):06d}.jpg" != name:
+    if match is None:
         found = repr(name[:80]) if isinstance(name, str) else f"a {type(name).__name__}"
         raise FrameError(f"image_name is not of the form img_%06d.jpg: {found}")
     return int(match[1])
+
+
+def _same_frame(name):
+    """What the spellings of one frame's name share: its number; of any other name, the name."""
+    try:
+        return frame_number(name)
+    except FrameError:
+        return name
 
 
 def _has_shape(value, shape):
@@ -173,9 +201,10 @@ def load_annotations(folder, names):
 
 
 def _frames_on_disk(folder):
-    """Frame number -> (path, size in bytes, or None for a link out of the data set) of the frames under imgs/."""
+    """The files under imgs/ -> (frame number -> [(path, size in bytes, or None for a link out of the data set)] of each
+    file of that number, names of other files but those that operating systems leave behind)."""
     place = folder.path / "imgs"
-    frames = {}
+    frames, others = {}, []
     try:
         with os.scandir(place) as found:
             folder.check(place)
@@ -183,15 +212,17 @@ def _frames_on_disk(folder):
                 try:
                     number = frame_number(entry.name)
                 except FrameError:
-                    continue  # not a frame: the layouts name every frame so
+                    if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS:
+                        others.append(entry.name)
+                    continue
                 path = place / entry.name
                 # A link may lead nowhere, or to itself, which a folder's entry does not take for an answer.
                 if path.is_file() if entry.is_symlink() else entry.is_file():
                     outside = entry.is_symlink() and not folder.holds(path)
-                    frames[number] = path, None if outside else entry.stat().st_size
+                    frames.setdefault(number, []).append((path, None if outside else entry.stat().st_size))
     except OSError as error:
         raise DatasetError(f"{place}: not readable ({error}); expected the frames img_%06d.jpg there") from None
-    return frames
+    return {number: sorted(files) for number, files in frames.items()}, sorted(others)
 
 
 def count_frames(sequence_dir):
@@ -203,6 +234,20 @@ def count_frames(sequence_dir):
     return sum(_FRAME_NAME.fullmatch(name) is not None for name in names)
 
 
+def _one_file(files):
+    """The one path of a frame's files on disk. Raises FrameError where it cannot be used, or is not one."""
+    if len(files) > 1:
+        names = " and ".join(path.name for path, _ in files[:2])
+        more = f" and {len(files) - 2} more" if len(files) > 2 else ""
+        raise FrameError(f"two files claim one frame number: {names}{more}; remove all but one")
+    ((path, size),) = files
+    if size is None:
+        raise FrameError(OUTSIDE)
+    if not size:
+        raise FrameError("empty file")
+    return path
+
+
 def build_sequence(folder, dataset, name, actor, source, entries, number_of, joints_of):
     """The usable annotations of a SequenceFolder, joined with the frames on disk -> Sequence.
 
@@ -210,8 +255,8 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
     raise FrameError for an annotation that cannot be used. The first annotation of a frame counts.
     Raises DatasetError where no frame is usable.
     """
-    on_disk = _frames_on_disk(folder)
-    skipped, used, seen = {}, {}, set()
+    on_disk, others = _frames_on_disk(folder)
+    skipped, used, seen, notes = {}, {}, set(), []
     for index, entry in enumerate(entries):
         given = entry.get("image_name") if isinstance(entry, dict) else None
         label = given[:200] if isinstance(given, str) else f"annotation {index}"
@@ -219,30 +264,32 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
             if not isinstance(entry, dict):
                 raise FrameError(f"annotation is a {type(entry).__name__}, not a dict")
             number = number_of(entry)
-            label = f"img_{number:06d}.jpg"
+            label = on_disk[number][0][0].name if number in on_disk else f"img_{number:06d}.jpg"
             if number in seen:
                 label += f" (annotation {index})"
                 raise FrameError("repeated annotation: the frame's first one counts")
             seen.add(number)
             if number not in on_disk:
                 raise FrameError("missing on disk")
-            path, size = on_disk[number]
-            if size is None:
-                raise FrameError(OUTSIDE)
-            if not size:
-                raise FrameError("empty file")
-            used[number] = path, *joints_of(entry)
+            used[number] = _one_file(on_disk[number]), *joints_of(entry)
         except FrameError as error:
             skipped[label if label not in skipped else f"{label} (annotation {index})"] = str(error)
     for number in sorted(on_disk.keys() - seen):
-        path, size = on_disk[number]
-        skipped.setdefault(path.name, OUTSIDE if size is None else NO_ANNOTATION)
+        for path, size in on_disk[number]:
+            skipped.setdefault(path.name, OUTSIDE if size is None else NO_ANNOTATION)
     if not used:
         counts = Counter(reason_kind(reason) for reason in skipped.values())
         why = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(5))
+        found = f"; {others[0]!r:.90} and {len(others) - 1} more there are not named so" if others else ""
         raise DatasetError(
             f"{source}: no usable frame among {len(entries)} annotations and {len(on_disk)} frames on disk ({why}); "
-            "expected frames img_%06d.jpg under imgs/ with finite poses. Check that both are from the same release"
+            f"expected frames named as 'img_000012.jpg' under imgs/, with finite poses{found}. Check that both are "
+            "from the same release"
+        )
+    if others:
+        notes.append(
+            f"files under imgs/ that are not named as frames, such as 'img_000012.jpg', were left out: {len(others)} "
+            f"(first: {others[0]!r:.90})"
         )
     numbers = sorted(used)
     paths, poses, pixels = zip(*(used[number] for number in numbers), strict=True)
@@ -260,13 +307,15 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
         hidden=hidden,
         skipped=skipped,
         dataset=dataset,
+        notes=notes,
     )
 
 
 def read_actions(folder, frame_names):
     """Action of each frame from the optional `actions.csv` (header `frame,action`) -> list of str or None, or None.
 
-    `frame` is the frame's file name. Raises DatasetError for another header or two actions for one frame.
+    `frame` is the frame's file name, in any spelling. Raises DatasetError for another header or two actions for one
+    frame.
     """
     path = folder.file("actions.csv")
     if path is None:
@@ -285,13 +334,13 @@ def read_actions(folder, frame_names):
             if len(row) != 2:
                 raise DatasetError(f"{path}, line {rows.line_num}: {len(row)} cells; expected frame,action")
             frame, action = (cell.strip() for cell in row)
-            if actions.setdefault(frame, action) != action:
+            if actions.setdefault(_same_frame(frame), action) != action:
                 raise DatasetError(f"{path}, line {rows.line_num}: a second action for {frame:.80}; expected one")
     except DatasetError:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f"{path}: not readable as UTF-8 CSV ({error}); correct it or remove the file") from None
-    return [actions.get(name) or None for name in frame_names]
+    return [actions.get(_same_frame(name)) or None for name in frame_names]
 
 
 def _read_npz(path, keys):
@@ -337,11 +386,11 @@ def read_visibility(folder, frame_names):
             raise DatasetError(
                 f"{path}: '{key}' is {value.dtype} of shape {value.shape}; expected bool ({len(names)}, {NUM_JOINTS})"
             )
-    rows = {str(name): row for row, name in enumerate(names.astype(str))}
-    missing = [name for name in frame_names if name not in rows]
+    rows = {_same_frame(str(name)): row for row, name in enumerate(names.astype(str))}
+    missing = [name for name in frame_names if _same_frame(name) not in rows]
     if missing:
         raise DatasetError(
             f"{path}: nothing about {missing[0]} and {len(missing) - 1} more; write it again or remove it"
         )
-    order = [rows[name] for name in frame_names]
+    order = [rows[_same_frame(name)] for name in frame_names]
     return tuple(arrays[key][order].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))

@@ -86,7 +86,7 @@ class WindowDataset(Dataset):
         """Which sequence and frames a window holds, for messages."""
         number, start, stop = self.windows[item]
         sequence = self.sequences[number]
-        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": list(range(start, stop, self.step))}
+        return {"sequence": sequence.key, "frames": list(range(start, stop, self.step))}
 
     def __getitem__(self, item):
         number, start, stop = self.windows[item]
@@ -131,7 +131,7 @@ class FrameItems(Dataset):
         """Which sequence and frame an item is, for messages."""
         number, frame = self.place(item)
         sequence = self.sequences[number]
-        return {"sequence": f"{sequence.dataset}/{sequence.name}", "frames": [frame]}
+        return {"sequence": sequence.key, "frames": [frame]}
 
 
 class FrameDataset(FrameItems):

@@ -1,5 +1,7 @@
 """What both streams stand on: ResNet stages, weight files, and parts that stay frozen."""
 
+import errno
+import re
 from pathlib import Path
 
 import safetensors.torch
@@ -19,6 +21,21 @@ class WeightsError(RuntimeError):
     """Weights that cannot be fetched, read, or do not fit the network."""
 
 
+def _unreadable(error):
+    """What an error on reading weights says of the file. PyTorch's own words advise to run what it holds as code."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which PyTorch gives for a cut file
+        return f"{error}. Look at the file's permissions and the disk"
+    detail = next(iter(str(error).splitlines()), type(error).__name__)
+    if "weights_only" in str(error) or "Weights only" in detail:
+        if named := re.search(r"GLOBAL ([\w.]{1,200})", str(error)):
+            return (
+                f"beside tensors it holds a Python object ({named[1]}), which can run code and is never loaded. Save "
+                "the state dict alone, where you trust the file, or use another one"
+            )
+        detail = "no pickle of plain data"
+    return f"it is damaged, or of another kind ({detail:.300}). Copy or download it again"
+
+
 def read_checkpoint(path):
     """The dict in a `.safetensors` file or in a file of `torch.save` (read with `weights_only=True`), on the CPU.
 
@@ -32,7 +49,7 @@ def read_checkpoint(path):
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler raise nearly anything
-        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+        raise WeightsError(f"{path} cannot be read as weights: {_unreadable(error)}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dict of weights")
     return content

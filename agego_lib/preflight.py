@@ -1,0 +1,303 @@
+"""What a run needs, checked before its first stage and all of it at once: `python -m agego_lib.preflight`.
+
+Data, weights, memory and disk. What stages read from outside the project is left in artifacts/inputs/ as fingerprints
+that they depend on, so that other lists, calibrations, annotations, frames or weights make them run again.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+
+from agego_lib import params
+from agego_lib.budget import (
+    GB,
+    batch_bytes,
+    disk_bytes,
+    free_memory,
+    operations_a_second,
+    prepared_bytes,
+    training_bytes,
+    training_macs,
+)
+from agego_lib.camera import CalibrationError, FisheyeCamera
+from agego_lib.datasets import DatasetError, read_split
+from agego_lib.datasets.preparation import KINDS
+from agego_lib.files import write_json
+from agego_lib.models import MotionEncoder
+from agego_lib.models.backbone import ResNetStages, WeightsError
+from agego_lib.training import on_cpu, precision_here
+
+SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz")
+SHOWN = 10  # faults of one kind that are written out
+LONG = 48 * 3600  # s: a run that takes longer without a GPU must be asked for
+ACTIONFORMER = (
+    "ActionFormer's public checkpoint for Ego4D with EgoVLP features (*.pth.tar), published with "
+    "github.com/happyharrycn/actionformer_release. Put it there, name another place, or set motion.checkpoint=null: "
+    "the temporal blocks are then trained on action labels (actions.csv beside imgs/ of EgoPW's training sequences)"
+)
+
+
+@dataclass
+class Findings:
+    """What `check` found. problems: what ends the run now. notes: what to know. inputs: file name -> fingerprint."""
+
+    problems: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    inputs: dict = field(default_factory=dict)
+
+    def several(self, what, faults):
+        """Note faults of one kind as one problem, the first few written out."""
+        if faults:
+            more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            self.problems.append(f"{what}: {'; '.join(faults[:SHOWN])}{more}")
+
+
+def digest(parts):
+    """16 hex digits of texts and bytes."""
+    content = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        content.update(len(part).to_bytes(8, "little") + part)
+    return content.hexdigest()[:16]
+
+
+def file_digest(path):
+    """16 hex digits of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels."""
+
+    missing: str | None
+    frames: int = 0
+    content: str = ""
+    example: Path | None = None
+    actions: bool = False
+
+
+def _look_at(directory, annotation_files):
+    """Names and sizes of a sequence's frames, bytes of its other files -> _Listed."""
+    annotations = next((directory / name for name in annotation_files if (directory / name).is_file()), None)
+    if annotations is None:
+        return _Listed(f"{directory} has no {' or '.join(annotation_files)}")
+    try:
+        with os.scandir(directory / "imgs") as entries:
+            frames = sorted((e.name, e.stat().st_size) for e in entries if not e.name.startswith(".") and e.is_file())
+    except OSError as error:
+        return _Listed(f"{directory / 'imgs'}: {error.strerror}")
+    if not frames:
+        return _Listed(f"{directory / 'imgs'} holds no frame")
+    parts = [f"{name} {size}" for name, size in frames]
+    for path in (annotations, *(directory / name for name in SIDE_FILES)):
+        if path.is_file():
+            parts += [path.name, file_digest(path)]
+    example = directory / "imgs" / frames[len(frames) // 2][0]
+    return _Listed(None, len(frames), digest(parts), example, (directory / "actions.csv").is_file())
+
+
+def check_data_set(kind, place, root, found):
+    """Lists, calibration and every listed sequence of one data set -> (fingerprint, {split: its _Listed}, camera).
+
+    place: DataSetSettings. Faults go into `found`.
+    """
+    where = params.locate(root, place.root)
+    camera, calibration, splits = None, params.locate(root, place.calibration), {}
+    if not where.is_dir():
+        found.problems.append(
+            f"dataset.{kind}.root: no folder {where}; put or link the data set there, or name its place in params.yaml"
+        )
+        return None, splits, camera
+    try:
+        camera = FisheyeCamera.from_json(calibration)
+    except CalibrationError as error:
+        found.problems.append(f"dataset.{kind}.calibration: {error}")
+    parts = [file_digest(calibration) if camera else ""]
+    for split, list_file in (("train", place.train_list), ("test", place.test_list)):
+        try:
+            directories = read_split(params.locate(root, list_file), where)
+        except DatasetError as error:
+            found.problems.append(f"dataset.{kind}.{split}_list: {error}")
+            continue
+        with ThreadPoolExecutor(16) as pool:  # a network disk answers many at once
+            looked = [*pool.map(lambda d: _look_at(d, KINDS[kind].ANNOTATION_FILES), directories)]
+        found.several(
+            f"dataset.{kind}.{split}_list names sequences that are not whole", [s.missing for s in looked if s.missing]
+        )
+        splits[split] = looked
+        parts += [
+            split,
+            *(f"{KINDS[kind].sequence_name(d)} {s.content}" for d, s in zip(directories, looked, strict=True)),
+        ]
+    record = {"fingerprint": digest(parts)}
+    record |= {f"{split}_sequences": len(looked) for split, looked in splits.items()}
+    record |= {f"{split}_frames": sum(s.frames for s in looked) for split, looked in splits.items()}
+    return record, splits, camera
+
+
+def check_weights(settings, root, found):
+    """Weights files that the settings name: there, readable, of the right network. Fingerprints go into `found`."""
+    settings = params.located(settings, root)
+    for name, init, backbone in (
+        ("heatmap", settings.heatmap.init, "resnet18"),
+        ("visual", settings.visual.init, settings.visual.backbone),
+    ):
+        found.inputs[f"{name}_init.json"] = {"init": init}
+        if init in ("scratch", "heatmap_encoder"):
+            continue
+        try:
+            ResNetStages(backbone, init)
+        except WeightsError as error:
+            what = (
+                f"{name}.init wants the weights of a {backbone} (torchvision's ImageNet weights, or a file like them)"
+            )
+            found.problems.append(f"{what}: {error}")
+            continue
+        if init != "imagenet":
+            found.inputs[f"{name}_init.json"] = {"init": "file", "sha256": file_digest(init)}
+    checkpoint = settings.motion.checkpoint
+    found.inputs["motion_checkpoint.json"] = {"checkpoint": None}
+    if checkpoint is None:
+        return
+    if not Path(checkpoint).is_file():
+        found.problems.append(f"motion.checkpoint: no file {checkpoint}. It is {ACTIONFORMER}")
+        return
+    try:
+        blocks = MotionEncoder(depth=settings.motion.depth, local_blocks=0)
+        blocks.load_actionformer(checkpoint, settings.motion.checkpoint_blocks, settings.motion.checkpoint_ema)
+    except (WeightsError, ValueError) as error:
+        found.problems.append(f"motion.checkpoint: {error}. Expected is {ACTIONFORMER}")
+        return
+    found.inputs["motion_checkpoint.json"] = {"checkpoint": "file", "sha256": file_digest(checkpoint)}
+
+
+def _size_of(folder):
+    """Bytes that the files in a folder take."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def check_machine(settings, root, frames, frame_bytes, found):
+    """Memory, loader workers' shared memory, disk, and how long a run without a GPU takes.
+
+    frames: {split: of both sets}, or None where they are not known yet.
+    """
+    if precision_here(settings.engine) != settings.engine.precision:
+        found.notes.append(
+            f"no GPU was found: engine.precision {settings.engine.precision} is a GPU's, 32-true is used"
+        )
+    free, where = free_memory(settings)
+    for stage, needed in training_bytes(settings).items() if free else ():
+        text = (
+            f"a step of {stage} training takes about {needed / GB:.1f} GB of {where}, of which {free / GB:.1f} are free"
+        )
+        if needed > free:
+            batch = "heatmap.optimiser.batch_size" if stage == "heatmap" else "pose.batch_size or window.length"
+            found.problems.append(f"{text}; lower {batch}")
+        else:
+            found.notes.append(text)
+    workers, shared = settings.engine.workers, Path("/dev/shm")
+    if workers and shared.is_dir():
+        # Each worker reads two batches ahead.
+        needed, free = (2 * workers + 1) * max(batch_bytes(settings).values()), shutil.disk_usage(shared).free
+        if needed > free:
+            found.problems.append(
+                f"engine.workers: {workers} loader workers keep about {needed / GB:.1f} GB of batches in {shared}, of "
+                f"which {free / GB:.1f} GB are free; lower engine.workers, or enlarge it (Docker: --shm-size)"
+            )
+    if frames is None:
+        return
+    parts = disk_bytes(settings, sum(frames.values()), frame_bytes)
+    there = sum(_size_of(root / "artifacts" / name) for name in ("prepared", "features"))
+    needed, free = sum(parts.values()) - there, shutil.disk_usage(root).free
+    told = ", ".join(f"{name} {value / GB:.1f}" for name, value in parts.items())
+    text = f"the run takes about {max(0, needed) / GB:.1f} GB of disk ({told}), of which {free / GB:.1f} are free"
+    if needed > free:
+        found.problems.append(f"{text}; make room, lower features.limit_gb, or clone the project to another disk")
+    else:
+        found.notes.append(text)
+    if on_cpu(settings.engine):
+        seconds = 2 * training_macs(settings, frames) / operations_a_second()
+        text = f"no GPU was found; on these cores training takes about {_duration(seconds)}"
+        if seconds > LONG and settings.engine.accelerator == "auto":
+            found.problems.append(
+                f"{text}. Set engine.accelerator=cpu to start it all the same, or use a smaller profile"
+            )
+        elif seconds > 3600:
+            found.notes.append(text)
+
+
+def _duration(seconds):
+    for unit, length in (("weeks", 7 * 86400), ("days", 86400), ("hours", 3600)):
+        if seconds > 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 60:.0f} minutes"
+
+
+def check(settings, root):
+    """Everything that a run of these settings needs -> Findings."""
+    found = Findings()
+    frames = frame_bytes = None
+    if settings.dataset.source == "synthetic":
+        sources = sorted(path for path in params.locate(root, "data").rglob("*") if path.is_file())
+        if not sources:
+            found.problems.append("data/: the sources of the embedded data are not there; run `dvc pull data.dvc`")
+        content = digest(part for path in sources for part in (path.name, path.read_bytes()))
+        found.inputs["data.json"] = {"source": "synthetic", "sources": content}
+    else:
+        records, looked, examples = {}, {}, []
+        for kind in KINDS:
+            records[kind], looked[kind], camera = check_data_set(kind, getattr(settings.dataset, kind), root, found)
+            examples += [(s.example, camera) for group in looked[kind].values() for s in group if s.example and camera][
+                :1
+            ]
+        found.inputs["data.json"] = {"source": "files", **records}
+        if all(len(splits) == 2 for splits in looked.values()) and examples:
+            frames = {s: sum(x.frames for splits in looked.values() for x in splits[s]) for s in ("train", "test")}
+            try:
+                frame_bytes = max(prepared_bytes(settings, *example) for example in examples)
+            except (ValueError, cv2.error):
+                frame_bytes = 3 * settings.prepare.size**2 // 4  # a frame that is not whole is preparation's to tell
+        labelled = any(s.actions for s in looked["egopw"].get("train", ()))
+        if settings.motion.checkpoint is None and looked["egopw"] and not labelled:
+            found.problems.append(
+                "motion.checkpoint is null, and no training sequence of EgoPW has an actions.csv to train the temporal "
+                f"blocks on. It may name {ACTIONFORMER}"
+            )
+    check_weights(settings, root, found)
+    check_machine(settings, root, frames, frame_bytes, found)
+    return found
+
+
+def main():
+    """Check, leave the fingerprints, and say what was found -> exit status."""
+    try:
+        root = params.find_root()
+        settings = params.load(root / "params.yaml")
+    except params.SettingsError as error:
+        print(f"SettingsError: {error}", file=sys.stderr)
+        return 1
+    run = settings.run
+    print(f"this working copy runs dataset={run.dataset}, profile={run.profile}, tables={run.tables}")
+    found = check(settings, root)
+    for note in found.notes:
+        print(f"- {note}")
+    if found.problems:
+        print(f"missing or wrong, so that nothing has been run ({len(found.problems)}):", file=sys.stderr)
+        for number, problem in enumerate(found.problems, 1):
+            print(f"{number}. {problem}", file=sys.stderr)
+        return 1
+    for name, value in found.inputs.items():
+        write_json(root / "artifacts/inputs" / name, value)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""What a run takes, against counts made another way; and what the look before the first stage says."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from agego_lib import budget, preflight, training
+from agego_lib.budget import training_bytes, training_macs
+from agego_lib.features import feature_file, store_features
+from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.params import LossSettings
+from agego_lib.training import HeatmapObjective, PoseObjective, make_fabric
+
+
+def small(settings, **window):
+    """Settings of which everything is small but the batch."""
+    settings = replace(settings, prepare=replace(settings.prepare, size=64))
+    return replace(settings, window=replace(settings.window, **window), pose=replace(settings.pose, batch_size=12))
+
+
+STEP = """
+import resource, sys, torch
+from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.params import LossSettings
+from agego_lib.training import PoseObjective
+batch, frames, backbone = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+model = AGEgoPose(HeatmapNet(fpn_channels=(8, 8, 8, 8)), FrameEncoder(backbone), MotionEncoder(depth=2, local_blocks=1),
+                  HeatmapEmbedding(), PoseDecoder(layers=1)).train()
+objective = PoseObjective(model, LossSettings(1.0, 0.1, 0.01))
+adam = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+window = {"heatmaps": torch.rand(batch, frames, 15, 16, 16), "trunk": torch.rand(batch, frames, 256, 4, 4),
+          "joints_3d": torch.rand(batch, frames, 15, 3), "mask": torch.ones(batch, frames, dtype=torch.bool)}
+objective(window)[0].backward()
+adam.step()
+weights = sum(p.numel() * 4 for p in objective.parameters())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 + weights)
+"""
+
+
+def test_memory_of_a_step_is_near_what_a_process_takes(settings):
+    """The peak of a real step in a process of its own, the weights that it had before counted in."""
+    settings = small(settings, length=64, stride=32)
+    expected = training_bytes(settings)["pose"]
+    command = [sys.executable, "-c", STEP, "12", "64", "resnet18"]
+    taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 0.6 * taken < expected < 1.5 * taken, (expected / 1e6, taken / 1e6)
+
+
+def test_memory_grows_with_the_batch_alone(settings):
+    once, twice = (
+        training_bytes(replace(settings, pose=replace(settings.pose, batch_size=n)))["pose"] for n in (400, 800)
+    )
+    thrice = training_bytes(replace(settings, pose=replace(settings.pose, batch_size=1200)))["pose"]
+    assert thrice - twice == pytest.approx(twice - once) and twice - once > 0.3 * twice
+
+
+def test_features_are_as_large_as_said(settings, make_sequence, tmp_path, tiny_model):
+    sequence = make_sequence("size/one", range(40))
+    store_features(tmp_path, tiny_model(), [sequence], 1.0)
+    said = budget.feature_bytes(settings) * len(sequence)
+    assert said < feature_file(tmp_path, sequence).stat().st_size < 1.1 * said + 10_000
+
+
+def counted(call):
+    """Multiply-accumulates of a forward and a backward pass, as torch counts what runs."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call().backward()
+    return counter.get_total_flops() / 2
+
+
+def test_operations_of_training_are_what_torch_counts(settings, one_thread):
+    """One epoch of heatmaps and of poses over few frames, against real forward and backward passes."""
+    optimiser = replace(settings.pose, epochs=1)
+    settings = replace(
+        settings,
+        prepare=replace(settings.prepare, size=64),
+        visual=replace(settings.visual, backbone="resnet18"),
+        heatmap=replace(settings.heatmap, optimiser=replace(settings.heatmap.optimiser, epochs=1)),
+        window=replace(settings.window, length=8, stride=8),
+        pose=optimiser,
+        finetune=optimiser,
+        ablation=replace(settings.ablation, rows=(), heatmap_losses=(), seeds=(), baselines=()),
+    )
+    n = 8
+    net = HeatmapNet()
+    images = {"image": torch.zeros(n, 3, 64, 64, dtype=torch.uint8), "joints": torch.full((n, 15, 2), 20.0)}
+    heatmaps = counted(lambda: HeatmapObjective(net)(images)[0])
+    model = AGEgoPose(net, FrameEncoder("resnet18"), MotionEncoder(), HeatmapEmbedding(), PoseDecoder())
+    window = {
+        "heatmaps": torch.rand(1, n, 15, 16, 16),
+        "trunk": torch.rand(1, n, 256, 4, 4),
+        "joints_3d": torch.rand(1, n, 15, 3),
+        "mask": torch.ones(1, n, dtype=torch.bool),
+    }
+    poses = counted(lambda: PoseObjective(model, LossSettings(1.0, 0.1, 0.01))(window)[0])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.frozen_features(torch.rand(n, 3, 64, 64))
+    frozen = counter.get_total_flops() / 2
+    said = training_macs(settings, {"train": n, "test": 0})
+    assert said == pytest.approx(heatmaps + poses + frozen, rel=0.12)
+
+
+def test_half_precision_is_a_gpus(settings, monkeypatch):
+    """Fabric would turn 16-mixed into bfloat16 on a CPU, without asking."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for accelerator in ("cpu", "auto"):
+        engine = replace(settings.engine, precision="16-mixed", accelerator=accelerator)
+        assert training.precision_here(engine) == "32-true"
+        with pytest.warns(UserWarning, match="no GPU: engine.precision is 16-mixed, 32-true is used"):
+            assert make_fabric(engine, 0).strategy.precision.precision == "32-true"
+        assert training.precision_here(replace(engine, precision="bf16-mixed")) == "bf16-mixed"
+    assert training.precision_here(replace(settings.engine, precision="16-mixed", accelerator="cuda")) == "16-mixed"
+
+
+FRAMES = {"train": 300_000, "test": 46_000}
+
+
+def looked(settings, tmp_path, frames=FRAMES, frame_bytes=40_000):
+    found = preflight.Findings()
+    preflight.check_machine(settings, tmp_path, frames, frame_bytes, found)
+    return found
+
+
+def test_weeks_without_a_gpu_must_be_asked_for(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "on_cpu", lambda engine: True)
+    monkeypatch.setattr(preflight, "operations_a_second", lambda: 1e9)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e15}))
+    for accelerator, asked in (("auto", False), ("cpu", True)):
+        found = looked(replace(settings, engine=replace(settings.engine, accelerator=accelerator)), tmp_path)
+        told = found.notes if asked else found.problems
+        assert any("no GPU was found; on these cores training takes about" in t and "weeks" in t for t in told)
+        assert asked == (not found.problems)
+        assert asked or "engine.accelerator=cpu" in found.problems[0]
+
+
+def test_a_disk_too_small_is_said_with_its_parts(settings, tmp_path, monkeypatch):
+    free = 100e9
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(preflight, "operations_a_second", lambda: 1e15)
+    paper = replace(
+        settings,
+        prepare=replace(settings.prepare, size=256),
+        visual=replace(settings.visual, backbone="resnet50", init="scratch"),
+        features=replace(settings.features, limit_gb=250.0),
+    )
+    (problem,) = (p for p in looked(paper, tmp_path).problems if "disk" in p)
+    # 346,000 frames: 15 maps of 64x64 and 1024 of 16x16 in two bytes each, once; 40 kB a frame, twice.
+    features, prepared = 346_000 * 2 * (15 * 64**2 + 1024 * 16**2) / 1e9, 2 * 346_000 * 40_000 / 1e9
+    for part in (f"features, once {features:.1f}", f"prepared frames, twice {prepared:.1f}", "100.0 are free"):
+        assert part in problem
+    # Features above the limit are not stored.
+    found = looked(replace(paper, features=replace(paper.features, limit_gb=200.0)), tmp_path)
+    assert not [p for p in found.problems if "disk" in p]
+
+
+def test_loader_workers_without_shared_memory(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 64e6}))
+    found = looked(replace(small(settings, length=64), engine=replace(settings.engine, workers=8)), tmp_path, None)
+    assert any("engine.workers: 8 loader workers" in p and "--shm-size" in p for p in found.problems)
+
+
+def test_a_hundred_faults_are_one_readable_line():
+    found = preflight.Findings()
+    found.several(
+        "a list names sequences that are not whole", [f"sequence {i} has no pseudo_gt.pkl" for i in range(100)]
+    )
+    (problem,) = found.problems
+    assert "sequence 9 " in problem and "and 90 more" in problem and len(problem) < 1000
