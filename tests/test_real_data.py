@@ -12,8 +12,7 @@ import pytest
 import yaml
 from test_predict import WINDOW, trained  # noqa: F401, the fixture of a small trained model
 
-from agego_lib import datasets
-from agego_lib.datasets import PreparedSequence, read_prepared
+from agego_lib.datasets import read_prepared
 from agego_lib.features import store_features
 from agego_lib.models.build import load_model
 
@@ -39,7 +38,7 @@ def evaluated(make_sequence, trained, raw_settings, project, tmp_path, monkeypat
             (folder / split).mkdir(parents=True)
             for i, numbers in enumerate(takes):
                 actions = request.param if name == "egopw" else None
-                made = make_sequence(f"{tag}{split}{i}", numbers, dataset=name, actions=actions)
+                made = make_sequence(f"{tag}{split}{i}", numbers, dataset=name, actions=actions, split=split)
                 shutil.copy(made.path, folder / split / f"{i}.h5")
                 listed.append(f"{split}/{i}.h5")
         (folder / "splits.json").write_text(json.dumps({"splits": splits, "calibration": CALIBRATION}))
@@ -49,8 +48,6 @@ def evaluated(make_sequence, trained, raw_settings, project, tmp_path, monkeypat
         for suffix in (".safetensors", ".json"):
             shutil.copy(trained["model"].with_suffix(suffix), root / "artifacts" / stage / f"model{suffix}")
     store_features(root / "artifacts/features", load_model(trained["model"])[0], sequences, limit_gb=1)
-    monkeypatch.setattr(PreparedSequence, "key", property(lambda s: f"{s.dataset}/test/{s.name}"), raising=False)
-    monkeypatch.setattr(datasets, "calibration_of", lambda _: CALIBRATION, raising=False)
     monkeypatch.setattr(go.Figure, "show", lambda figure: None)
     monkeypatch.chdir(root)
     space, shown = {}, {}
