@@ -5,6 +5,8 @@ A number is (MPJPE, PA-MPJPE) in mm, None where its source has none.
 
 from pathlib import Path
 
+from agego_lib.params import STARTS
+
 DATA_SETS = {"egopw": "EgoPW", "sceneego": "SceneEgo"}
 
 # Tables 1 and 2.
@@ -72,7 +74,7 @@ def gap(settings, data_set):
     """
     s, init = settings, settings.visual.init
     # Of a weights file given by its path, nobody here knows what it was trained on.
-    unless = "" if init in ("imagenet", "heatmap_encoder", "scratch") else f", unless {Path(init).name} holds them"
+    unless = "" if init in STARTS else f", unless {Path(init).name} holds them"
     heatmap, motion, decoder = s.heatmap, s.motion, s.decoder
     heatmaps = (heatmap.loss, heatmap.sigma, heatmap.optimiser.epochs, heatmap.optimiser.batch_size)
     architecture = (motion.depth, motion.local_blocks, decoder.layers, decoder.heads)

@@ -279,7 +279,7 @@ def _camera(path):
     default = ""
     if path is None:
         root, data = _project("--calibration")
-        path = root / data.sceneego.calibration
+        path = params.locate(root, data.sceneego.calibration)
         default = "; the default is dataset.sceneego.calibration of params.yaml" + _rendered(data)
     path = _found(path)
     try:
@@ -310,7 +310,8 @@ def render_demo(path, fps=30.0):
     """
     root, data = _project("VIDEO, without --demo")
     try:
-        folder = read_split(root / data.sceneego.test_list, root / data.sceneego.root)[0]
+        places = [params.locate(root, place) for place in (data.sceneego.test_list, data.sceneego.root)]
+        folder = read_split(*places)[0]
     except DatasetError as error:
         raise VideoError(f"no test sequence, which params.yaml names{_rendered(data)}: {error}") from None
     render_video(folder / "imgs", path, fps)

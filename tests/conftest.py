@@ -72,7 +72,7 @@ def make_sequence(tmp_path_factory):
     """Writer of prepared sequences whose frames show a dot of its own colour at each of 15 random joints."""
     folder = tmp_path_factory.mktemp("prepared")
 
-    def make(name, numbers, size=32, dataset="egopw", actions=None):
+    def make(name, numbers, size=32, dataset="egopw", actions=None, split="train"):
         numbers, rng = list(numbers), np.random.default_rng(list(name.encode()))
         pixels = rng.uniform(12, np.array(SIZE) - 12, (len(numbers), 15, 2))
         place = folder / dataset / name
@@ -94,7 +94,7 @@ def make_sequence(tmp_path_factory):
             dataset=dataset,
         )
         path = folder / f"{dataset}_{name.replace('/', '_')}_{size}.h5"
-        write_prepared(path, sequence, CAMERA, InputView(SIZE, size))
+        write_prepared(path, sequence, CAMERA, InputView(SIZE, size), split=split)
         return PreparedSequence(path)
 
     return make

@@ -11,9 +11,8 @@ import torch
 import yaml
 from torch import nn
 
-from agego_lib import datasets, paper, params, results
+from agego_lib import paper, params, results
 from agego_lib.complexity import complexity
-from agego_lib.datasets import DatasetError
 from agego_lib.evaluation import bootstrap_interval, data_name, load_poses, measured_on, pose_errors, save_poses
 from agego_lib.models import AGEgoPose, FrameEncoder
 from agego_lib.models.build import ABLATIONS
@@ -264,25 +263,17 @@ def test_what_others_published_stands_apart():
 
 
 @pytest.mark.parametrize("source", ["synthetic", "files"])
-def test_the_data_and_their_calibrations_are_named(settings, tmp_path, monkeypatch, source):
-    made = {"egopw": {"file": "a.json", "sha256": "0123456789abcdef"}}
-
-    def calibration_of(folder):
-        try:
-            return made[folder.name]
-        except KeyError:
-            raise DatasetError("not prepared") from None
-
-    monkeypatch.setattr(datasets, "calibration_of", calibration_of, raising=False)
+def test_the_data_and_their_calibrations_are_named(settings, tmp_path, source):
+    splits = {"splits": {}, "calibration": {"file": "a.json", "sha256": "0123456789abcdef"}}
+    (tmp_path / "egopw").mkdir()
+    (tmp_path / "egopw/splits.json").write_text(json.dumps(splits))
     here = replace(settings, dataset=replace(settings.dataset, source=source))
     first, *lines = measured_on(here, tmp_path)
     assert data_name(here) == {"synthetic": "embedded data", "files": "real data"}[source]
     assert first.startswith(data_name(here))
     like = "-like" if source == "synthetic" else ""
-    assert lines == [
-        f"EgoPW{like}: calibration a.json, sha256 0123456789abcdef",
-        f"SceneEgo{like}: calibration unknown: not prepared",
-    ]
+    assert lines[0] == f"EgoPW{like}: calibration a.json, sha256 0123456789abcdef"
+    assert lines[1].startswith(f"SceneEgo{like}: calibration unknown: ") and "sceneego/splits.json" in lines[1]
 
 
 def test_results_page_has_all_measures_and_the_papers_apart(project, settings):
