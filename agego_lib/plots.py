@@ -247,6 +247,30 @@ def contact_sheet(images, captions, columns=4, joints=None, title=""):
     return _layout(figure, title, height=100 + 260 * rows, margin={"t": 80, "b": 20, "l": 20, "r": 20})
 
 
+def image_circles_figure(pictures, title=""):
+    """Circles over frames. pictures: caption -> (frame of an InputView (S, S, 3) uint8 RGB, the view, circles).
+
+    circles: name -> ((u, v), radius) px of the full image, or None for one that is unknown.
+    """
+    figure, cells, rows = _grid(len(pictures), 2, list(pictures), 0.06)
+    turn = np.linspace(0, 2 * np.pi, 121)
+    names = list(dict.fromkeys(name for _, _, circles in pictures.values() for name in circles))
+    for (image, view, circles), cell in zip(pictures.values(), cells, strict=True):
+        figure.add_trace(_image(image), **cell)
+        for name, circle in circles.items():
+            if circle is None:
+                continue
+            (u, v), radius = circle
+            ring = view.to_view(np.stack([u + radius * np.cos(turn), v + radius * np.sin(turn)], axis=-1))
+            place = names.index(name)
+            line = {"color": ("#E69F00", "#56B4E9")[place % 2], "dash": DASHES[place % len(DASHES)], "width": 3}
+            first = not any(trace.name == name for trace in figure.data)
+            style = {"mode": "lines", "line": line, "name": name, "legendgroup": name, "showlegend": first}
+            figure.add_trace(go.Scatter(x=ring[:, 0], y=ring[:, 1], **style), **cell)
+        _image_axes(figure, image, **cell)
+    return _layout(figure, title, height=100 + 380 * rows, legend=BELOW, margin={"t": 80, "b": 40, "l": 20, "r": 20})
+
+
 def _glow(image, heatmap):
     """A heatmap (h, w) in [0, 1] glowing over its darkened frame -> uint8 RGB, of at most 256 px a side."""
     scale = min(1, 256 / max(image.shape[:2]))

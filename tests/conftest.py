@@ -13,7 +13,7 @@ import yaml
 
 from agego_lib import params
 from agego_lib.camera import FisheyeCamera, InputView
-from agego_lib.datasets import PreparedSequence, Sequence, write_prepared
+from agego_lib.datasets import PreparedSequence, Sequence, sequence_key, write_prepared
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.models.build import ABLATIONS
 
@@ -75,7 +75,7 @@ def make_sequence(tmp_path_factory):
     def make(name, numbers, size=32, dataset="egopw", actions=None, split="train"):
         numbers, rng = list(numbers), np.random.default_rng(list(name.encode()))
         pixels = rng.uniform(12, np.array(SIZE) - 12, (len(numbers), 15, 2))
-        place = folder / dataset / name
+        place = folder / dataset / split / name
         place.mkdir(parents=True)
         colours = np.random.default_rng(0).integers(60, 256, (15, 3)).tolist()
         for number, joints in zip(numbers, pixels, strict=True):
@@ -93,7 +93,7 @@ def make_sequence(tmp_path_factory):
             actions=actions and [actions[i % len(actions)] for i in range(len(numbers))],
             dataset=dataset,
         )
-        path = folder / f"{dataset}_{name.replace('/', '_')}_{size}.h5"
+        path = folder / f"{sequence_key(dataset, split, name)}_{size}.h5"
         write_prepared(path, sequence, CAMERA, InputView(SIZE, size), split=split)
         return PreparedSequence(path)
 

@@ -4,18 +4,23 @@ Faults of one frame or one sequence are counted and cost no more than themselves
 one readable error. The data sets are prepared as `01_data_preparation` does.
 """
 
+import errno
 import json
 import os
 import pickle
 import re
 import resource
 import shutil
+import struct
+import zlib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import h5py
@@ -30,6 +35,7 @@ from agego_lib.datasets import DatasetError, PreparedSequence, prepare_dataset, 
 from agego_lib.evaluation import load_poses, save_poses, write_metrics
 from agego_lib.features import FeatureError, feature_file, open_features, store_features
 from agego_lib.models import HeatmapNet, WeightsError
+from agego_lib.models.backbone import read_checkpoint
 from agego_lib.models.build import load_heatmap_net, load_model
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/bad-input.md"
@@ -127,6 +133,25 @@ def huge_header(data):
     data.image(3).write_bytes(raw)
 
 
+def as_png(data, number, damaged=False):
+    """The frame as a PNG with an orientation tag, every other one in grey of 16 bits."""
+    path = data.image(number)
+    image = cv2.imread(str(path))
+    raw = cv2.imencode(".png", image if number % 2 else image[..., 0].astype(np.uint16) * 257)[1].tobytes()
+    tag = b"eXIf" + b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    raw = raw[:33] + struct.pack(">I", len(tag) - 4) + tag + struct.pack(">I", zlib.crc32(tag)) + raw[33:]
+    path.unlink()
+    path.with_suffix(".png").write_bytes(raw[:-30] + b"?" + raw[-29:] if damaged else raw)
+
+
+def round_frames(data):
+    """Every frame shows an image circle, 9 px beside the calibration's."""
+    v, u = np.mgrid[: SIZE[1], : SIZE[0]]
+    inside = np.hypot(u - 57, v - 40) < 26
+    for number, path in enumerate(sorted(data.root.rglob("*.jpg"))):
+        cv2.imwrite(str(path), np.where(inside, 120 + number, 22).astype(np.uint8))
+
+
 def not_for_reading(path):
     """A folder where a file is expected: unreadable for every user, root too."""
     path.unlink()
@@ -143,7 +168,7 @@ def link_outside(data, path):
 
 # (id, what is wrong, kinds, how it is made, outcome, what is said). Outcomes: "frame": that frame is left out and
 # counted under the reason; "sequence": that sequence is left out and reported; "stop": the run ends with the error;
-# "fine": it is no fault.
+# "fine": it is no fault; "warned": it is said.
 BOTH = ("egopw", "sceneego")
 FAULTS = [
     ("image-missing", "a frame's image is missing", BOTH, lambda d: d.image(3).unlink(), "frame", "missing on disk"),
@@ -187,6 +212,27 @@ FAULTS = [
      lambda d: d.change(3, image_name="../../img_000001.jpg"), "frame", "not of the form"),
     ("name-number", "`image_name` is a number", ("egopw",), lambda d: d.change(3, image_name=3), "frame",
      "not of the form"),
+    ("name-other", "a frame is called `frame_3.jpg`, not `img_000003.jpg`", BOTH,
+     lambda d: d.image(3).rename(d.bad / "imgs/frame_3.jpg"), "frame", "missing on disk"),
+    ("names-other", "all frames are called `frame_3.jpg` and the like", BOTH,
+     lambda d: [d.image(n).rename(d.bad / f"imgs/frame_{n}.jpg") for n in range(1, FRAMES + 1)], "sequence",
+     r"named as 'img_000012\.jpg' under imgs/.*'frame_1\.jpg' and 9 more there are not named so"),
+    ("name-spelling", "a frame is called `img_3.JPG`", BOTH,
+     lambda d: d.image(3).rename(d.bad / "imgs/img_3.JPG") and None, "fine", ""),
+    ("name-twice", "`img_000003.jpg` and `img_3.png` are both there", BOTH,
+     lambda d: cv2.imwrite(str(d.bad / "imgs/img_3.png"), cv2.imread(str(d.image(3)))), "frame",
+     "two files claim one frame number"),
+    ("frames-companions", "macOS companions (`._img_000003.jpg`) lie beside the frames", BOTH,
+     lambda d: [(d.bad / "imgs" / f"._{p.name}").write_bytes(b"\0\5\x16\7") for p in (d.bad / "imgs").iterdir()],
+     "fine", ""),
+    ("frames-png", "frames are PNG, with an orientation tag or in grey", BOTH,
+     lambda d: [as_png(d, n) for n in range(1, FRAMES + 1)], "fine", ""),
+    ("frame-motion", "a video follows the frame within its JPEG (motion photo)", BOTH,
+     lambda d: d.image(3).write_bytes(d.image(3).read_bytes() + b"\0\0\0\x18ftypmp42" * 40), "fine", ""),
+    ("png-damaged", "a PNG frame is damaged", BOTH, lambda d: as_png(d, 3, damaged=True), "frame", "damaged PNG"),
+    ("names-disagree", "`image_name` and `ext_id` name different frames", ("sceneego",),
+     lambda d: d.edit(lambda e: [x | {"image_name": f"img_{i:06d}.jpg", "ext_id": 999} for i, x in enumerate(e, 1)]),
+     "fine", ""),
     ("id-text", "`ext_id` is a text", ("sceneego",), lambda d: d.change(3, ext_id="303"), "frame", "ext_id"),
     ("id-early", "`ext_id` lies before the first frame", ("sceneego",), lambda d: d.change(3, ext_id=1), "frame",
      "ext_id before the first frame"),
@@ -255,6 +301,21 @@ FAULTS = [
      lambda d: (d.root / "train.txt").write_text("../secret\n"), "stop", "leaves the data set's root"),
     ("list-twice", "a split list names a sequence twice", BOTH,
      lambda d: (d.root / "train.txt").write_text(f"{BAD[d.kind]}\n" * 2), "stop", "is listed already in line 1"),
+    ("list-link", "a split list names a sequence twice, once through a link", BOTH,
+     lambda d: ((d.root / "linked").symlink_to(d.bad.parent if d.kind == "egopw" else d.bad),
+                (d.root / "train.txt").write_text(
+                    f"{BAD[d.kind]}\nlinked{'/one' if d.kind == 'egopw' else ''}\n")), "stop",
+     r"train\.txt, line 2: .* is listed already in line 1, as .*: both are the same folder"),
+    ("list-utf16", "a split list is UTF-16 without its mark", BOTH,
+     lambda d: (d.root / "train.txt").write_bytes(f"{BAD[d.kind]}\n".encode("utf-16-le")), "stop",
+     r"train\.txt, line 1: .*UTF-16"),
+    ("list-elsewhere", "a split list has another machine's absolute paths, backslashes, `/imgs` and UTF-16", BOTH,
+     lambda d: (d.root / "train.txt").write_text(
+         "".join(f"X:\\data\\{name}\\imgs\n".replace("/", "\\") for name in (BAD[d.kind], GOOD[d.kind][0])), "utf-16")
+     and None, "fine", ""),
+    ("list-file", "two sequences would be kept in one file (`a/b__c` and `a__b/c`)", ("egopw",),
+     lambda d: (d.write("x/y__z", 5), d.write("x__y/z", 6), (d.root / "train.txt").write_text("x/y__z\nx__y/z\n")),
+     "stop", "would be kept in one file"),
     ("list-shared", "a sequence is in both lists", BOTH,
      lambda d: (d.root / "test.txt").write_text(f"{BAD[d.kind]}\n"), "stop", "both the training and the test list"),
     ("list-actor", "an actor is in both lists", BOTH,
@@ -270,6 +331,12 @@ FAULTS = [
      "stop", r"camera\.json: no field 'polynomialW2C'"),
     ("calibration-nan", "the calibration holds NaN", BOTH, calibration(polynomialC2W=[float("nan"), 0.0]), "stop",
      r"camera\.json: field 'polynomialC2W'"),
+    ("calibration-contradiction", "the calibration's two polynomials contradict each other", BOTH,
+     calibration(polynomialW2C=CALIBRATION["polynomialW2C"][::-1]), "stop", r"camera\.json: .*contradict each other"),
+    ("calibration-mark", "the calibration begins with a byte-order mark", BOTH,
+     lambda d: d.calibration.write_text("\ufeff" + json.dumps(CALIBRATION), "utf-8") and None, "fine", ""),
+    ("calibration-other", "the calibration is of another camera: the frames' image circle lies elsewhere", BOTH,
+     round_frames, "warned", "camera.json may be of another camera"),
     ("calibration-size", "the calibration is of another image size", BOTH,
      calibration(size=[640, 512], imageCircleRadius=40), "stop",
      "no usable sequence"),
@@ -287,6 +354,7 @@ SEEN = {
     "stop": "the run stops with an error that names the file; nothing half-prepared is taken for data",
     "stop-0.2": "the run stops with the counts by reason",
     "fine": "nothing: it is no fault",
+    "warned": "a warning that names the calibration and both circles; all frames are kept",
 }
 
 
@@ -303,7 +371,8 @@ def test_fault(tmp_path, kind, name, what, kinds, make, outcome, said):
         with pytest.raises((DatasetError, OSError)):
             read_prepared(tmp_path / "out", "train")
         return
-    report = data.prepare()
+    with pytest.warns(UserWarning, match=said) if outcome == "warned" else nullcontext():
+        report = data.prepare()
     kept = {s.name: len(s) for split in ("train", "test") for s in read_prepared(tmp_path / "out", split)}
     assert {kept[good] for good in GOOD[kind]} == {FRAMES}, "a good sequence lost frames"
     skipped, failed = report["train"]["skipped"].get(BAD[kind], {}), report["train"]["failed"]
@@ -440,6 +509,24 @@ def _(kit):
         weights.load(kit.folder / "w.safetensors")
 
 
+@fault("weights hold Python objects, which can run code", "weights", "the run stops with an error that names the file")
+def _(kit):
+    for name, content in (("w.pth", {"w": Fraction(1, 3)}), ("m.pth", torch.nn.Linear(2, 2))):
+        torch.save(content, kit.folder / name)
+        with pytest.raises(
+            WeightsError, match=rf"{name} cannot be read as weights: beside tensors .*\((fractions|torch)"
+        ) as caught:
+            read_checkpoint(kit.folder / name)
+        assert "weights_only" not in str(caught.value)  # PyTorch's own message advises to run it
+    for content in (b"<html>Sign in</html>" * 9, b"", pickle.dumps({"a": 1})):
+        (kit.folder / "w.pth").write_bytes(content)
+        with pytest.raises(
+            WeightsError, match=r"w\.pth cannot be read as weights: it is damaged, or of another kind"
+        ) as caught:
+            read_checkpoint(kit.folder / "w.pth")
+        assert "weights_only" not in str(caught.value)
+
+
 @fault("a prepared file is cut off", "prepared data", AGAIN)
 def _(kit):
     os.truncate(kit.prepared, kit.prepared.stat().st_size - 40)
@@ -464,6 +551,22 @@ def _(kit):
     sequence = PreparedSequence(kit.prepared)
     with pytest.raises(DatasetError, match=r"s\.h5: frame 0 does not decode.*dvc repro prepare"):
         sequence.images([0])
+
+
+@fault("the network disk refuses a lock, or fails", "prepared data and features",
+       "the run stops with an error that says so, and not that the file is damaged")  # fmt: skip
+def _(kit):
+    store_features(kit.folder, kit.model, [kit.sequence], limit_gb=1)
+    locked = OSError(errno.ENOLCK, "unable to lock file, errno = 37, error message = 'No locks available'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(h5py, "File", mock.Mock(side_effect=locked))
+        for error, read in (
+            (DatasetError, lambda: PreparedSequence(kit.prepared)),
+            (FeatureError, lambda: open_features(kit.folder, [kit.sequence])),
+        ):
+            with pytest.raises(error, match=r"\.h5: .*No locks available.*the disk's or the network's doing") as caught:
+                read()
+            assert "dvc repro" not in str(caught.value)
 
 
 @fault("the preparation did not end", "prepared data", AGAIN)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+PUBLISHED = REAL.parent / "published/calibrations"
 REAL_CALIBRATIONS = ("fisheye.calibration.json", "fisheye.calibration_05_08.json")
 
 
@@ -194,6 +195,57 @@ def test_a_file_that_is_no_calibration_is_named(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CalibrationError, match=r"nowhere\.json: no such calibration file"):
         FisheyeCamera.from_json(tmp_path / "nowhere.json")
+
+
+def test_polynomials_of_two_lenses_are_refused(tmp_path):
+    """Whatever the size of the image, and whether or not the circle is known."""
+    for scale in (1, 0.1):
+        narrow, wide = (stereographic(f * scale, radius=500.0 * scale) for f in (280.0, 300.0))
+        mixed = narrow | {"polynomialW2C": wide["polynomialW2C"]}
+        for raw in (mixed, mixed | {"imageCircleRadius": None}):
+            with pytest.raises(CalibrationError, match=r"contradict each other: .* misses by \d+(\.\d+)? px"):
+                load(tmp_path, raw)
+        with pytest.raises(CalibrationError, match="contradict each other"):
+            load(tmp_path, narrow | {"polynomialW2C": narrow["polynomialW2C"][::-1]})
+    with pytest.raises(CalibrationError, match=r"misses by (nan|inf) px"):
+        load(tmp_path, narrow | {"polynomialW2C": [1e308] * 11})
+
+
+def test_the_round_trip_is_as_far_as_a_loop_over_the_circle_says(tmp_path):
+    raw = stereographic() | {"polynomialW2C": [*stereographic()["polynomialW2C"][:4]]}
+    camera = FisheyeCamera((1280, 1024), (652.25, 521.5), tuple(raw["polynomialC2W"]), tuple(raw["polynomialW2C"]), 500)
+    worst = 0
+    for pixel in pixels_in_circle(camera, 4000):
+        back = loop_project(raw, loop_unproject(raw, pixel, 1.0))
+        worst = max(worst, math.dist(back, pixel))
+    assert worst <= camera.round_trip_miss() * 1.42 and worst == pytest.approx(camera.round_trip_miss(), rel=0.05)
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published calibrations beside the repository")
+def test_published_calibrations(project):
+    found = {path.stem: path for path in PUBLISHED.glob("*.json")}
+    with pytest.raises(CalibrationError, match=r"globalegomocap_bak\.json.*contradict each other.* misses by 5\d"):
+        FisheyeCamera.from_json(found.pop("globalegomocap_bak"))
+    others = [*found.values(), *REAL.glob("fisheye*.json")]
+    misses = [FisheyeCamera.from_json(path).round_trip_miss() for path in others]
+    assert len(misses) == 5 and max(misses) < 0.01  # as far as OCamCalib's own fit goes
+    assert FisheyeCamera.from_json(found["ego4view_front_left"]).centre == (426.391953, 442.934625)
+    assert FisheyeCamera.from_json(found["unrealego"]).size == (1024, 1024)
+
+
+def test_the_centre_may_be_called_image_center(tmp_path):
+    raw = stereographic()
+    expected = load(tmp_path, raw)
+    del raw["intrinsic"]
+    assert load(tmp_path, raw | {"image_center": [652.25, 521.5]}) == expected
+    for wrong in ([652.25], "a", [652.25, math.nan], [[1, 2]]):
+        with pytest.raises(CalibrationError, match="'image_center'"):
+            load(tmp_path, raw | {"image_center": wrong})
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    expected = load(tmp_path, stereographic())
+    assert load(tmp_path, "\ufeff" + json.dumps(stereographic())) == expected
 
 
 FULL = (1280, 1024)

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -12,21 +14,27 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import yaml
 from conftest import stereographic
 
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets import (
     DatasetError,
+    FrameDataset,
     PreparedSequence,
     Sequence,
+    WindowDataset,
     check_disjoint,
     prepare_dataset,
     read_egopw,
     read_prepared,
     read_sceneego,
     read_split,
+    sequence_key,
     write_prepared,
 )
+from agego_lib.datasets.decoding import decode_image
+from agego_lib.datasets.preparation import KINDS
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 SIZE = (160, 128)
@@ -263,6 +271,160 @@ def test_sceneego_without_or_with_bad_synchronisation(tmp_path, camera):
             read_sceneego(folder, camera)
 
 
+def published_clock(ext_id, ego, ext):
+    """EgoWholeMocap's reader, as described of it: the frame number, or None for an annotation it skips."""
+    if ext_id < ext:
+        return None
+    number = ext_id - ext + ego
+    number += (ext_id - ext) // 1000
+    return number + 1 if (ext_id - ext) % 1000 > 500 else number
+
+
+@pytest.mark.parametrize("clock", ["sceneego", "egowholemocap"])
+def test_sceneego_clock(tmp_path, camera, clock):
+    ext_ids = [99, 100, 101, 600, 601, 1099, 1100, 1600, 1601, 2100]
+    if clock == "sceneego":
+        expected = {i: i - 100 + 5 for i in ext_ids}
+    else:
+        expected = {i: published_clock(i, 5, 100) for i in ext_ids}
+    numbers = sorted(n for n in expected.values() if n is not None)
+    assert len(set(numbers)) == len(numbers)
+    entries = [sceneego_entry(i) for i in ext_ids]
+    folder = write_sequence(tmp_path / "a1", entries, numbers, "annotation.pkl", syn={"ego": 5, "ext": 100})
+    sequence = read_sceneego(folder, camera, clock=clock)
+    assert sequence.frame_numbers.tolist() == numbers and sequence.notes == []
+    used = {n: i for i, n in expected.items() if n is not None}
+    np.testing.assert_array_equal(sequence.joints_3d, np.float32([pose(used[n]) for n in numbers]))
+    early = [
+        reason for reason in sequence.skipped.values() if reason.startswith("ext_id before the synchronised start")
+    ]
+    assert len(early) == (clock == "egowholemocap")
+    # A name counts for more than any clock, and what it says of the clock is told once.
+    entries = [sceneego_entry(i, image_name=f"img_{published_clock(i, 5, 100):06d}.jpg") for i in ext_ids[1:]]
+    numbers = [published_clock(i, 5, 100) for i in ext_ids[1:]]
+    folder = write_sequence(tmp_path / "b1", entries, numbers, "annotation.pkl", syn={"ego": 5, "ext": 100})
+    sequence = read_sceneego(folder, camera, clock=clock)
+    assert sequence.frame_numbers.tolist() == numbers and sequence.skipped == {}
+    said = "image_name and ext_id name different frames in 6 of 9 annotations, by +1 to +2 (first: img_000507.jpg"
+    assert [note.startswith(said) for note in sequence.notes] == [True] * (clock == "sceneego")
+
+
+def test_the_other_clock_is_for_the_test_split_alone(tmp_path, calibration):
+    root = tmp_path / "sceneego"
+    for split in ("train", "test"):
+        folder = root / split / "diogo1"
+        entries = [sceneego_entry(i) for i in (100, 601)]
+        write_sequence(folder, entries, [0, 501, 502], "local_pose_gt.pkl", syn={"ego": 0, "ext": 100})
+        (root / f"{split}.txt").write_text(f"{split}/diogo1\n")
+    found = {}
+    for clock in ("sceneego", "egowholemocap"):
+        options = {"kind": "sceneego", "allow_shared_actors": True, "clock": clock}
+        prepare(root, calibration, tmp_path / clock, **options)
+        for split in ("train", "test"):
+            (sequence,) = read_prepared(tmp_path / clock, split)
+            found[clock, split] = sequence.frame_numbers.tolist()
+    assert found.pop(("egowholemocap", "test")) == [0, 502]
+    assert all(numbers == [0, 501] for numbers in found.values()) and len(found) == 3
+
+
+# --- frames as converted copies have them ----------------------------------------------------------------------------
+
+
+SPELLINGS = ["img_000012.jpg", "img_12.jpg", "img_000012.JPG", "IMG_000012.jpeg", "img_0000012.png", "img_012.PNG"]
+
+
+@pytest.mark.parametrize("on_disk", SPELLINGS)
+@pytest.mark.parametrize("given", SPELLINGS[::2])
+def test_frame_names_in_other_spellings(tmp_path, camera, on_disk, given):
+    folder = write_sequence(tmp_path / "a" / "s", [egopw_entry(3), egopw_entry(12, image_name=given)], [3])
+    cv2.imwrite(str(folder / "imgs" / on_disk), frame(12))
+    for number in (3, 12):
+        (folder / "imgs" / f"._img_{number:06d}.jpg").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (folder / "actions.csv").write_text("frame,action\nimg_000003.jpg,sit\nimg_000012.jpg,walk\n")
+    np.savez(
+        folder / "visibility.npz", frame_names=["img_3.jpg", "img_12.png"], hidden=np.arange(30).reshape(2, 15) < 15
+    )
+    sequence = read_egopw(folder)
+    assert sequence.frame_numbers.tolist() == [3, 12] and sequence.frame_names == ["img_000003.jpg", on_disk]
+    assert sequence.skipped == {} and sequence.notes == [] and sequence.actions == ["sit", "walk"]
+    assert sequence.hidden.all(axis=1).tolist() == [True, False]
+    assert write_prepared(tmp_path / "s.h5", sequence, camera, InputView(SIZE, 128))["frames"] == 2
+    seen = PreparedSequence(tmp_path / "s.h5").images([1])[0].astype(float)
+    assert np.abs(seen - cv2.resize(frame(12)[..., ::-1], (128, 128), interpolation=cv2.INTER_AREA)).mean() < 4
+
+
+def test_two_files_of_one_number_are_left_out_with_both_names(tmp_path):
+    folder = write_sequence(tmp_path / "a" / "s", [egopw_entry(n) for n in (1, 2)], [1, 2])
+    for name in ("img_2.jpg", "img_000002.png"):
+        cv2.imwrite(str(folder / "imgs" / name), frame(2))
+    sequence = read_egopw(folder)
+    assert sequence.frame_numbers.tolist() == [1]
+    (reason,) = sequence.skipped.values()
+    assert reason.startswith("two files claim one frame number: ") and "and 1 more" in reason
+    assert sum(name in reason for name in ("img_000002.jpg", "img_2.jpg", "img_000002.png")) == 2
+
+
+def test_names_that_are_not_understood_are_shown_beside_one_that_is_expected(tmp_path):
+    folder = write_sequence(tmp_path / "a" / "s", [egopw_entry(n) for n in (1, 2)], [1, 2])
+    (folder / "imgs" / "cover.jpg").write_bytes(b"")
+    (note,) = read_egopw(folder).notes
+    assert "'img_000012.jpg'" in note and "'cover.jpg'" in note
+    for number in (1, 2):
+        (folder / "imgs" / f"img_{number:06d}.jpg").rename(folder / "imgs" / f"frame_{number}.jpg")
+    (folder / "imgs" / "cover.jpg").unlink()
+    expected = r"named as 'img_000012\.jpg' under imgs/.*; 'frame_1\.jpg' and 1 more there are not named so"
+    with pytest.raises(DatasetError, match=expected):
+        read_egopw(folder)
+
+
+def png_with(data, kind, content):
+    """The PNG with one more chunk before its pixels."""
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return data[:33] + chunk + data[33:]
+
+
+def test_images_of_other_kinds(tmp_path):
+    grey = frame(3)[..., 1]
+    whole = cv2.imencode(".png", frame(3))[1].tobytes()
+    turned = png_with(whole, b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), 1).shape == (160, 128, 3)  # OpenCV would turn it
+    jpeg = cv2.imencode(".jpg", frame(3))[1].tobytes()
+    behind = b"\0\0\0\x18ftypmp42" + np.random.default_rng(0).bytes(5000) + b"\xff\xda\xff\xd8" * 200
+    progressive = cv2.imencode(".jpg", frame(3), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 3])[1]
+    # A preview in the header has an end marker of its own.
+    preview = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(jpeg) + 8) + b"Exif\0\0" + jpeg + jpeg[2:]
+    three = np.repeat(grey[..., None], 3, axis=2)
+    cases = {
+        "motion photo": (jpeg + behind, frame(3), 4),
+        "progressive": (progressive.tobytes(), frame(3), 4),
+        "preview": (preview, frame(3), 4),
+        "grey jpeg": (cv2.imencode(".jpg", grey)[1].tobytes(), three, 4),
+        "png": (whole, frame(3), 0),
+        "turned png": (turned, frame(3), 0),
+        "grey png of 16 bits": (cv2.imencode(".png", grey.astype(np.uint16) * 257)[1].tobytes(), three, 0),
+        "png with transparency": (cv2.imencode(".png", np.dstack([frame(3), grey]))[1].tobytes(), frame(3), 0),
+    }
+    for name, (data, expected, tolerance) in cases.items():
+        (tmp_path / "f").write_bytes(data)
+        image = decode_image(tmp_path / "f", InputView(SIZE).check_size)
+        assert image.shape == expected.shape and image.dtype == np.uint8, name
+        assert np.abs(image.astype(float) - expected).mean() <= tolerance, name
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 1
+    for data, said in [
+        (preview[:-200], "truncated JPEG"),
+        (jpeg[:-40] + behind, "truncated JPEG"),
+        (whole[:-12], "truncated PNG"),
+        (whole[: len(whole) // 2], "truncated PNG"),
+        (bytes(damaged), "damaged PNG"),
+        (b"GIF89a", "not a JPEG or PNG"),
+        (cv2.imencode(".png", frame(3, (90, 90)))[1].tobytes(), "wrong size: image of 90x90 px"),
+    ]:
+        (tmp_path / "f").write_bytes(data)
+        with pytest.raises(ValueError, match=said):
+            decode_image(tmp_path / "f", InputView(SIZE).check_size)
+
+
 # --- side files ----------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +490,62 @@ def test_split_lists(tmp_path):
             read_split(split, tmp_path)
     with pytest.raises(DatasetError, match=r"absent\.txt"):
         read_split(tmp_path / "absent.txt", tmp_path)
+
+
+def test_lists_made_elsewhere(tmp_path):
+    root = tmp_path / "EgoPW"
+    for name in ("a/s1", "a/s2", "b/s1", "s1"):
+        (root / name / "imgs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    split = tmp_path / "train.txt"
+    for line in [
+        "a/s1", "a\\s1", "a/s1/imgs", "a\\s1\\imgs\\", "EgoPW/a/s1", "EgoPW\\a\\s1", "./a/s1", str(root / "a/s1"),
+        "/CT/home/x/EgoPW/a/s1", "/x/a/s1/imgs/", "X:\\data\\EgoPW\\a\\s1", "\\\\server\\share\\a\\s1",
+    ]:  # fmt: skip
+        for place in (root, tmp_path / "link"):
+            split.write_text(f"b/s1\n{line}\n")
+            assert read_split(split, place) == [place / "b/s1", place / "a/s1"], line
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"):
+        mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+        split.write_bytes((mark + "# liste für EgoPW\r\na/s1\r\nb/s1\r\n").encode(encoding))
+        assert read_split(split, root) == [root / "a/s1", root / "b/s1"], encoding
+    split.write_bytes("a/s1\nb/s1\n".encode("utf-16-le"))
+    with pytest.raises(DatasetError, match=r"train\.txt, line 1: .*UTF-16 without its mark.*save it as UTF-8"):
+        read_split(split, root)
+    split.write_bytes("für/s1\n".encode("latin1"))
+    with pytest.raises(DatasetError, match=r"train\.txt: not readable as a split list \('utf-8'.*expected .*UTF-8"):
+        read_split(split, root)
+    (root / "c").symlink_to(root / "a")
+    split.write_text("a/s1\nc/s1\n")
+    with pytest.raises(DatasetError, match=r"line 2: 'c/s1' is listed already in line 1, as .*a/s1: both are the same"):
+        read_split(split, root)
+
+
+def test_the_published_lists_are_part_of_the_project(project):
+    conf = yaml.safe_load((project / "conf/dataset/egopw.yaml").read_text())
+    published, found = project.parent / "shared/published", {}
+    for name in ("egopw", "sceneego"):
+        for split in ("train", "test"):
+            path = project / conf[name][f"{split}_list"]
+            assert path == project / f"conf/splits/{split}_{name}.txt"
+            found[name, split] = path.read_text().split()
+            if published.is_dir():
+                assert found[name, split] == (published / path.name).read_text().split()
+    assert [len(lines) for lines in found.values()] == [47, 39, 5, 4]
+    actors = {key: {KINDS[key[0]].actor_of(f"root/{line}") for line in lines} for key, lines in found.items()}
+    assert len(actors["egopw", "train"]) == 6 and actors["egopw", "test"] == {"ayush", "kripa", "lingjie"}
+    assert not actors["egopw", "train"] & actors["egopw", "test"]
+    assert actors["sceneego", "test"] < actors["sceneego", "train"] == {"diogo", "jian", "pranay"}
+    assert Path(conf["sceneego"]["calibration"]).name == "fisheye.calibration_05_08.json"
+    assert Path(conf["egopw"]["calibration"]).name == "fisheye.calibration.json"
+
+
+def test_a_new_folder_is_of_the_same_actor():
+    assert [KINDS["egopw"].actor_of(f"r/{name}/office1") for name in ("chao", "chao_new", "_new")] == ["chao"] * 2 + [
+        "_new"
+    ]
+    names = ("jian1", "jian12", "jian1_new", "jian_new2", "jian_new", "12")
+    assert [KINDS["sceneego"].actor_of(f"r/test/{name}") for name in names] == ["jian"] * 5 + ["12"]
 
 
 def test_disjoint_splits(tmp_path):
@@ -599,6 +817,100 @@ def test_prepare_sceneego_with_the_same_names_in_both_splits(tmp_path, calibrati
     assert read_prepared(tmp_path / "out", "test")[0].path == tmp_path / "out" / "test" / "diogo1.h5"
     with pytest.raises(DatasetError, match="no split 'val'"):
         read_prepared(tmp_path / "out", "val")
+
+
+def test_names_that_would_share_a_file_are_refused_before_anything_is_made(tmp_path, egopw, calibration):
+    for first, second in [("anna/b__c", "anna__b/c"), ("Anna/walk", "anna/walk"), ("Jos\u00e9/s", "Jose\u0301/s")]:
+        for name in (first, second):
+            (egopw / name).mkdir(parents=True, exist_ok=True)
+        (egopw / "train.txt").write_text(f"{first}\n{second}\n")
+        with pytest.raises(DatasetError, match=r"both in the train list, would be kept in one file") as caught:
+            prepare(egopw, calibration, tmp_path / "out")
+        assert all(str(egopw / name) in str(caught.value) for name in (first, second))
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_sequence_knows_its_split_and_content(tmp_path, egopw, calibration):
+    prepare(egopw, calibration, tmp_path / "out")
+    content = json.loads((tmp_path / "out/splits.json").read_text())["content"]
+    for split, name in (("train", "anna/walk"), ("test", "bert/sit")):
+        (sequence,) = read_prepared(tmp_path / "out", split)
+        key = sequence_key("egopw", split, name)
+        assert (sequence.split, sequence.name, sequence.key) == (split, name, key)
+        assert key == f"egopw/{split}/{name.replace('/', '__')}"
+        assert content[f"{split}/{name.replace('/', '__')}.h5"] == sequence.content and len(sequence.content) == 64
+        assert WindowDataset([sequence], 4, 2).describe(0)["sequence"] == key
+        assert FrameDataset([sequence]).describe(1) == {"sequence": key, "frames": [1]}
+    # The content says what is in the file, not where it lies.
+    first = tmp_path / "out/train/anna__walk.h5"
+    before = PreparedSequence(first).content
+    prepare(egopw, calibration, tmp_path / "again", workers=2)
+    assert PreparedSequence(tmp_path / "again/train/anna__walk.h5").content == before
+    prepare(egopw, calibration, tmp_path / "smaller", size=16)
+    assert PreparedSequence(tmp_path / "smaller/train/anna__walk.h5").content != before
+    first.replace(tmp_path / "out/test/bert__sit.h5")
+    with pytest.raises(DatasetError, match=r"bert__sit\.h5: of the split 'train', not 'test'.*dvc repro prepare"):
+        read_prepared(tmp_path / "out", "test")
+
+
+def test_notes_are_carried_into_the_report(tmp_path, egopw, calibration):
+    (egopw / "anna/walk/imgs/cover.jpg").write_bytes(b"")
+    report = prepare(egopw, calibration, tmp_path / "out")
+    (note,) = report["train"]["notes"].pop("anna/walk")
+    assert "'cover.jpg'" in note and report["train"]["notes"] == report["test"]["notes"] == {}
+
+
+def test_a_hundred_bad_sequences_make_a_message_that_can_be_read(tmp_path, egopw, calibration):
+    names = [f"anna/bad{i:03d}" for i in range(100)]
+    for i, name in enumerate(names):
+        (egopw / name / "imgs").mkdir(parents=True)
+        if i % 4 == 0:
+            write_sequence(egopw / name, [egopw_entry(n) for n in range(i + 1)], [])
+    (egopw / "train.txt").write_text("\n".join(names))
+    with pytest.raises(DatasetError, match="no usable sequence in the train list") as caught:
+        prepare(egopw, calibration, tmp_path / "out")
+    message = str(caught.value)
+    assert "75 x no annotation file" in message and "25 x no usable frame among N annotations" in message
+    assert "bad000" in message and "bad002" in message and "bad003" not in message and "and 97 more" in message
+    assert len(message) < 2500
+    (egopw / "test.txt").write_text("\n".join(names))
+    with pytest.raises(DatasetError, match=r"in both the training and the test list: .* and 97 more") as caught:
+        prepare(egopw, calibration, tmp_path / "out")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("error", [
+    BlockingIOError(11, "Unable to synchronously open file (unable to lock file, errno = 11)"),
+    OSError(77, "Unable to synchronously open file (unable to lock file, errno = 77, 'No locks available')"),
+    OSError(5, "Input/output error"), PermissionError(13, "Permission denied"),
+])  # fmt: skip
+def test_an_error_of_the_disk_is_not_called_damage(tmp_path, camera, monkeypatch, error):
+    write_prepared(tmp_path / "s.h5", made_sequence(tmp_path, [1]), camera, InputView(SIZE, 32))
+    opened = []
+
+    def refuse(path, mode, **options):
+        opened.append(options)
+        raise error
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(DatasetError, match=r"s\.h5: .*the disk's or the network's doing") as caught:
+        PreparedSequence(tmp_path / "s.h5")
+    assert "prepare the data again" not in str(caught.value) and str(error) in str(caught.value)
+    assert opened == [{"locking": False}]
+
+
+def test_files_are_opened_without_locks(tmp_path, camera):
+    """A lock of another process, as HDF5 itself takes it, stops neither reading nor writing."""
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "s.h5"
+    write_prepared(path, made_sequence(tmp_path, [1]), camera, InputView(SIZE, 32))
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            h5py.File(path, "r", locking=True)
+        assert len(PreparedSequence(path)) == 1
+        write_prepared(path, made_sequence(tmp_path, [1, 2]), camera, InputView(SIZE, 32))
+    assert len(PreparedSequence(path)) == 2
 
 
 # --- real frames ---------------------------------------------------------------------------------------------------

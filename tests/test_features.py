@@ -1,7 +1,9 @@
 """The feature store: what it holds, when it stores nothing, and how it refuses files that do not fit."""
 
+import copy
 import json
 import pickle
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,6 +21,7 @@ from agego_lib.training import PoseObjective, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SPLITS = Path(__file__).resolve().parents[1] / "conf/splits"
 # A frame of 32 px: 15 maps at stride 4, ResNet-18's 256 channels of layer3 at stride 16, two bytes a number.
 FRAME_BYTES = {"heatmaps": 15 * 8 * 8 * 2, "trunk": 256 * 2 * 2 * 2}
 
@@ -62,6 +65,33 @@ def test_stored_equals_computed_to_half_precision(stored, model, sequences):
             # Half a step of float16, and a little for convolutions in batches of another size.
             np.testing.assert_allclose(found[name].astype(np.float32), reference, rtol=2**-11 + 1e-4, atol=2e-5)
             assert np.ptp(reference, axis=0).max() > 0.01  # the frames do differ
+
+
+def test_the_same_name_in_both_splits(tmp_path, model, make_sequence):
+    """As SceneEgo is published: training must not learn from the features of the test take."""
+    names = [line.split("/") for split in ("train", "test") for line in (SPLITS / f"{split}_sceneego.txt").open()]
+    sequences = [
+        make_sequence(name.strip(), range(3 + number), dataset="sceneego", split=split)
+        for number, (split, name) in enumerate(names)
+    ]
+    assert len({s.name for s in sequences}) == 5 < len(sequences) == 9
+    store_features(tmp_path, model, sequences, limit_gb=1)
+    assert feature_file(tmp_path, sequences[-1]) == tmp_path / "sceneego/test/jian2.h5"
+    assert len(list(tmp_path.rglob("*.h5"))) == 9
+    for group in (sequences[:5], sequences[5:]):
+        store = open_features(tmp_path, group)
+        for number, sequence in enumerate(group):
+            found = store.read(number, np.arange(len(sequence)))
+            for name, value in all_features(model, sequence).items():
+                np.testing.assert_allclose(found[name], value.numpy(), rtol=2**-11 + 1e-4, atol=2e-5)
+
+
+def test_a_data_set_that_leaves_the_folder_is_refused(tmp_path, sequences):
+    for name in ("../../elsewhere", "", ".."):
+        sequence = copy.copy(sequences[0])
+        sequence.dataset = name
+        with pytest.raises(FeatureError, match="names no file"):
+            feature_file(tmp_path, sequence)
 
 
 @pytest.mark.parametrize("row", ABLATIONS)

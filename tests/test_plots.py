@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agego_lib import plots
-from agego_lib.camera import FisheyeCamera
+from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.diagram import ARROWS, BOXES, pipeline_figure
 from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.skeleton import BONES, NUM_JOINTS, SIDE_COLOURS
@@ -213,6 +213,21 @@ def test_camera_figure_draws_the_lens(radius):
         np.testing.assert_allclose(distance, 300 * np.radians(degrees))
     assert re.fullmatch(r"\d+ degrees of the world in one image", figure.layout.title.text)
     assert ("image circle" in [t.name for t in figure.data]) == (radius is not None)
+
+
+def test_image_circles_lie_where_the_view_has_them():
+    view = InputView((64, 48), 32, "none")  # squeezed: the circle becomes an ellipse
+    circles = {"calibration": ((30.0, 20.0), 12.0), "frames": None}
+    image = np.full((32, 32, 3), 90, np.uint8)
+    figure = plots.image_circles_figure({"a: agree": (image, view, circles), "b": (image, view, circles)}, "t")
+    rings = [trace for trace in figure.data if trace.name == "calibration"]
+    assert len(rings) == 2 and [ring.showlegend for ring in rings] == [True, False]
+    assert not [trace for trace in figure.data if trace.name == "frames"]
+    ring = coordinates(rings[0])
+    full = (ring + 0.5) * (64 / 32, 48 / 32) - 0.5
+    np.testing.assert_allclose(np.hypot(*(full - (30, 20)).T), 12)
+    assert sum(trace.type == "image" for trace in figure.data) == 2
+    assert [note.text for note in figure.layout.annotations] == ["a: agree", "b"]
 
 
 def test_joints_of_another_shape_are_refused():

@@ -83,7 +83,7 @@ def fit_circle(grey):
         return None
     circle = _robust_circle(points, (np.array(grey.shape[::-1]) - 1) / 2)
     off = points - circle[:2]
-    agree = off[np.abs(np.hypot(*off.T) - circle[2]) < 0.01 * circle[2]]
+    agree = off[np.abs(np.hypot(*off.T) - circle[2]) < max(1, 0.01 * circle[2])]  # a pixel is how exact an edge is
     if len(agree) < max(RAYS // 4, 0.6 * len(points)):
         return None
     directions = np.sort(np.arctan2(*agree.T))
@@ -125,7 +125,7 @@ def compare(camera, file, circles):
         found["warning"] = (
             f"{file} may be of another camera: its principal point ({camera.centre[0]:.1f}, {camera.centre[1]:.1f})"
             f"{own} px differ from the frames' image circle, centre ({u:.1f}, {v:.1f}) and radius {radius:.0f} px "
-            f"(median), in {len(off)} of {len(shown)} sequences that show it (first: {off[0]}). 2D joints that are "
-            "projected with it lie beside the body; try the data set's other calibration files"
+            f"(median), in {len(off)} of {len(shown)} sequences that show it (first: {off[0]}). What is "
+            "projected with it lies beside the body; try the data set's other calibration files"
         )
     return found
