@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .skeleton import BONES, NUM_JOINTS
+from agego_lib.skeleton import BONES, NUM_JOINTS
 
 # A bone shorter than this (metres) has no direction that a cosine could compare.
 MIN_BONE_LENGTH = 1e-6

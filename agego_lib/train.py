@@ -10,9 +10,9 @@ import sys
 from dataclasses import replace
 
 from agego_lib import params
-from agego_lib.checkpoints import TrainingError
 from agego_lib.models import WeightsError
-from agego_lib.stages import BaselineStage, FeaturesStage, HeatmapStage, MotionStage, PoseStage
+from agego_lib.training.checkpoints import TrainingError
+from agego_lib.training.stages import BaselineStage, FeaturesStage, HeatmapStage, MotionStage, PoseStage
 
 
 def launched(engine):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
-from agego_lib.features import open_features, store_features
+from agego_lib.datasets.features import open_features, store_features
 from agego_lib.inference import predict_sequence
 from agego_lib.models.build import for_inference
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from agego_lib.complexity import complexity
+from agego_lib.evaluation.complexity import complexity
 from agego_lib.images import to_tensor
 from agego_lib.inference import predict_sequence
 from agego_lib.models.build import for_inference

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from agego_lib.datasets import WindowDataset, read_prepared
-from agego_lib.features import open_features, store_features
-from agego_lib.loading import Watched, make_loader
+from agego_lib.datasets.features import open_features, store_features
+from agego_lib.training.loading import Watched, make_loader
 from benchmarks.common import arguments, interleaved, report, target
 from benchmarks.made_up import paper_model, prepare, write_egopw
 

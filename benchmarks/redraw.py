@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agego_lib import explore, params
+from agego_lib import params
+from agego_view import explore
 from benchmarks.common import arguments, report, target
 
 ROOT = Path(__file__).resolve().parents[1]

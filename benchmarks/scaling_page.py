@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from agego_lib.complexity import complexity
+from agego_lib.evaluation.complexity import complexity
 from benchmarks.common import RESULTS, shown, table
 
 ROOT = Path(__file__).resolve().parents[1]

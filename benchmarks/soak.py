@@ -24,10 +24,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from agego_lib.checkpoints import Checkpoints
 from agego_lib.models import ActionHead, MotionEncoder
 from agego_lib.params import EngineSettings, OptimiserSettings, ResumeSettings
 from agego_lib.training import ActionObjective, HeatmapObjective, fit
+from agego_lib.training.checkpoints import Checkpoints
 from benchmarks.common import RESULTS, machine
 
 ENGINE = EngineSettings("cpu", 1, 1, "auto", "32-true", workers=0, threads=1)

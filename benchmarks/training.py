@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from agego_lib.datasets import WindowDataset, read_prepared
-from agego_lib.features import open_features, store_features
+from agego_lib.datasets.features import open_features, store_features
 from agego_lib.params import LossSettings
 from agego_lib.training import PoseObjective
 from benchmarks.common import arguments, interleaved, report, target

@@ -23,7 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from agego_lib import params
-from agego_lib.evaluation import measured_on
+from agego_view.tables import measured_on
 
 ROOT = Path(__file__).resolve().parents[1]
 # Executed notebook -> the stage's record of its run, beside its metrics.

@@ -7,11 +7,12 @@ Run after `make tables`, on the machine that ran it: the page names the machine 
 import json
 from pathlib import Path
 
-from agego_lib import paper, params
-from agego_lib.complexity import complexity
+from agego_lib import params
 from agego_lib.datasets import read_prepared
-from agego_lib.evaluation import HEADLINE, data_name, measured_on
-from agego_lib.results import compare, load_results, run_names, seed_table, tables
+from agego_lib.evaluation import HEADLINE
+from agego_lib.evaluation.complexity import complexity
+from agego_view import paper
+from agego_view.tables import compare, data_name, load_results, measured_on, run_names, seed_table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"

@@ -29,12 +29,12 @@ import pytest
 import torch
 from conftest import stereographic
 
-from agego_lib import params, weights
+from agego_lib import params
 from agego_lib.camera import CalibrationError
 from agego_lib.datasets import DatasetError, PreparedSequence, prepare_dataset, read_prepared
+from agego_lib.datasets.features import FeatureError, feature_file, open_features, store_features
 from agego_lib.evaluation import load_poses, save_poses, write_metrics
-from agego_lib.features import FeatureError, feature_file, open_features, store_features
-from agego_lib.models import HeatmapNet, WeightsError
+from agego_lib.models import HeatmapNet, WeightsError, weights
 from agego_lib.models.backbone import read_checkpoint
 from agego_lib.models.build import load_heatmap_net, load_model
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from agego_lib.baselines import (
+from agego_lib.datasets.features import open_features
+from agego_lib.evaluation import mean_pose
+from agego_lib.evaluation.baselines import (
     BaselineObjective,
     FrameFeatures,
     frame_optimiser,
     new_baseline,
     predict_frames,
 )
-from agego_lib.evaluation import mean_pose
-from agego_lib.features import open_features
 from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings, WindowSettings
 from agego_lib.training import fit
@@ -145,7 +145,7 @@ def test_unknown_method(frames):
 
 def test_other_heatmaps_stand_in_the_store(tmp_path, make_sequence, tiny_model):
     """Table 6: heatmaps of one store, all else of the other."""
-    from agego_lib.features import store_features
+    from agego_lib.datasets.features import store_features
 
     sequences = [make_sequence("mixed/a", range(4))]
     for folder, seed in (("main", 0), ("other", 1)):

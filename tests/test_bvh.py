@@ -4,8 +4,8 @@ import bvhio
 import numpy as np
 import pytest
 
-from agego_lib.bvh import write_bvh
 from agego_lib.skeleton import BONES, JOINT_NAMES, PARENTS
+from agego_video.bvh import write_bvh
 
 # A camera frame's axes in the file's: x right -> -x, y towards the wearer's back -> -z, z to the ground -> -y.
 NAMES = {name: i for i, name in enumerate(JOINT_NAMES)}

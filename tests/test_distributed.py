@@ -17,11 +17,11 @@ from torch.utils.data import Dataset
 
 from agego_lib import train as entry
 from agego_lib import training
-from agego_lib.checkpoints import Checkpoint
-from agego_lib.distributed import _SyncedBatchNorm, synced_batch_norm
 from agego_lib.models import ActionHead, MotionEncoder
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings
 from agego_lib.training import ActionObjective, HeatmapObjective, PoseObjective, TrainingError, fit
+from agego_lib.training.checkpoints import Checkpoint
+from agego_lib.training.distributed import _SyncedBatchNorm, synced_batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

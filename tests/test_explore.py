@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from agego_lib import explore, recording_view
 from agego_lib.params import WindowSettings
-from agego_lib.plots import LABELS
-from agego_lib.recording import find_models, record, record_run
 from agego_lib.skeleton import BONES
+from agego_view import explore, recording_view
+from agego_view.plots import LABELS
+from agego_view.recording import find_models, record, record_run
 
 WINDOW = WindowSettings(length=4, stride=2, step=2, max_gap=5)
 

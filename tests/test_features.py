@@ -13,7 +13,14 @@ from conftest import shake
 from torch.utils.data import DataLoader
 
 from agego_lib.datasets import WindowDataset
-from agego_lib.features import FeatureError, FeatureStore, estimate_gb, feature_file, open_features, store_features
+from agego_lib.datasets.features import (
+    FeatureError,
+    FeatureStore,
+    estimate_gb,
+    feature_file,
+    open_features,
+    store_features,
+)
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.models.build import ABLATIONS
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings

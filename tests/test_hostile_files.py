@@ -24,10 +24,11 @@ import torch
 import yaml
 from test_bad_input import ANNOTATIONS, CALIBRATION, Layout
 
-from agego_lib import params, weights
+from agego_lib import params
 from agego_lib.camera import CalibrationError, FisheyeCamera
 from agego_lib.datasets import DatasetError, PreparedSequence, read_prepared, safe_pickle
-from agego_lib.features import FeatureError, feature_file, open_features
+from agego_lib.datasets.features import FeatureError, feature_file, open_features
+from agego_lib.models import weights
 from agego_lib.models.backbone import WeightsError, read_checkpoint
 from agego_lib.params import SettingsError
 

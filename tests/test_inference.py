@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from scipy.stats import bootstrap
 
+from agego_lib.datasets.features import open_features, store_features
 from agego_lib.evaluation import (
     bootstrap_interval,
     error_groups,
@@ -19,7 +20,6 @@ from agego_lib.evaluation import (
     unlabelled,
     write_metrics,
 )
-from agego_lib.features import open_features, store_features
 from agego_lib.inference import predict_sequence, read_frames
 from agego_lib.metrics import ba_mpjpe
 from agego_lib.models.build import ABLATIONS

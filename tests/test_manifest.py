@@ -11,10 +11,9 @@ import pytest
 import torch
 import yaml
 
-from agego_lib import manifest, weights
-from agego_lib.evaluation import save_poses, write_metrics
+from agego_lib.evaluation import manifest, save_poses, write_metrics
 from agego_lib.files import read_text, replacing, write_json
-from agego_lib.models import WeightsError
+from agego_lib.models import WeightsError, weights
 
 
 @pytest.fixture

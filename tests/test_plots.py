@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from agego_lib import plots
 from agego_lib.camera import FisheyeCamera, InputView
-from agego_lib.diagram import ARROWS, BOXES, pipeline_figure
 from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.skeleton import BONES, NUM_JOINTS, SIDE_COLOURS
+from agego_view import plots
+from agego_view.diagram import ARROWS, BOXES, pipeline_figure
 
 RNG = np.random.default_rng(0)
 IMAGE = np.full((48, 64, 3), (200, 30, 90), np.uint8)

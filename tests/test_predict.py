@@ -17,8 +17,6 @@ import torch
 import yaml
 from conftest import CAMERA, SIZE, shake
 
-from agego_lib import overlay, predict
-from agego_lib.bvh import AXES
 from agego_lib.camera import CalibrationError, InputView
 from agego_lib.evaluation import predict_split
 from agego_lib.images import to_tensor
@@ -27,7 +25,9 @@ from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapN
 from agego_lib.models.build import ABLATIONS, load_model, save_model
 from agego_lib.params import WindowSettings
 from agego_lib.skeleton import JOINT_NAMES, SIDE_COLOURS, side
-from agego_lib.video import VideoError, VideoFile, VideoWriter, open_frames, render_video
+from agego_video import overlay, predict
+from agego_video.bvh import AXES
+from agego_video.video import VideoError, VideoFile, VideoWriter, open_frames, render_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

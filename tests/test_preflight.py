@@ -9,12 +9,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from agego_lib import budget, preflight, training
-from agego_lib.budget import training_bytes, training_macs
-from agego_lib.features import feature_file, store_features
+from agego_lib import training
+from agego_lib.datasets.features import feature_file, store_features
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.params import LossSettings
-from agego_lib.training import HeatmapObjective, PoseObjective, make_fabric
+from agego_lib.training import HeatmapObjective, PoseObjective, budget, make_fabric, preflight
+from agego_lib.training.budget import training_bytes, training_macs
 
 
 def small(settings, **window):

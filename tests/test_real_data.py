@@ -13,7 +13,7 @@ import yaml
 from test_predict import WINDOW, trained  # noqa: F401, the fixture of a small trained model
 
 from agego_lib.datasets import read_prepared
-from agego_lib.features import store_features
+from agego_lib.datasets.features import store_features
 from agego_lib.models.build import load_model
 
 NUMBERS = {"egopw": [[*range(10), *range(30, 40)], [0, 2, 3, 5, 6]], "sceneego": [[*range(8), 20, 21, 23]]}

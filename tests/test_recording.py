@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from agego_lib.attention import cross_weights, temporal_weights, watched
 from agego_lib.datasets import WindowDataset
 from agego_lib.evaluation import predict_split
 from agego_lib.images import normalise, to_tensor
 from agego_lib.models.motion import MaskedAttention, allowed_pairs
 from agego_lib.params import WindowSettings
-from agego_lib.recording import NEIGHBOURS, attention_summary, record
 from agego_lib.skeleton import PARENTS
+from agego_view.attention import cross_weights, temporal_weights, watched
+from agego_view.recording import NEIGHBOURS, attention_summary, record
 
 # 29 frames in runs of every third one: windows overlap, and the last run's ends off the stride.
 WINDOW = WindowSettings(length=6, stride=4, step=3, max_gap=5)

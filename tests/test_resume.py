@@ -21,13 +21,13 @@ from lightning.fabric.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from agego_lib import checkpoints, training
-from agego_lib.checkpoints import Checkpoint, Checkpoints
+from agego_lib import training
 from agego_lib.datasets import FrameDataset, WindowDataset
 from agego_lib.models import ActionHead, MotionEncoder
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings, ResumeSettings
-from agego_lib.training import ActionObjective, HeatmapObjective, PoseObjective, TrainingError, fit
-from agego_lib.training_log import TrainingLog
+from agego_lib.training import ActionObjective, HeatmapObjective, PoseObjective, TrainingError, checkpoints, fit
+from agego_lib.training.checkpoints import Checkpoint, Checkpoints
+from agego_lib.training.log import TrainingLog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from agego_lib import body as bodies
-from agego_lib import scene, synthetic
+from agego_data import body as bodies
+from agego_data import scene, synthetic
 from agego_lib.camera import FisheyeCamera
 from agego_lib.skeleton import LEFT_RIGHT_PAIRS
 

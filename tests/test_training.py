@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from agego_lib import params, training, weights
+from agego_lib import params, training
 from agego_lib.datasets import FrameDataset, WindowDataset
-from agego_lib.features import open_features, store_features
-from agego_lib.loading import BatchOrder
-from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, MotionEncoder, WeightsError
+from agego_lib.datasets.features import open_features, store_features
+from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, MotionEncoder, WeightsError, weights
 from agego_lib.models.build import (
     ABLATIONS,
     load_heatmap_net,
@@ -37,6 +36,7 @@ from agego_lib.training import (
     fit,
     learning_rate_factor,
 )
+from agego_lib.training.loading import BatchOrder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

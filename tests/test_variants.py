@@ -11,12 +11,15 @@ import torch
 import yaml
 from torch import nn
 
-from agego_lib import paper, params, results
-from agego_lib.complexity import complexity
-from agego_lib.evaluation import bootstrap_interval, data_name, load_poses, measured_on, pose_errors, save_poses
+from agego_lib import params
+from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
+from agego_lib.evaluation.complexity import complexity
 from agego_lib.models import AGEgoPose, FrameEncoder
 from agego_lib.models.build import ABLATIONS
-from agego_lib.variants import CHANGES, LOSSES, plan
+from agego_lib.training.rows import CHANGES, LOSSES, plan
+from agego_view import paper
+from agego_view import tables as results
+from agego_view.tables import data_name, measured_on
 
 PAPER_ON_REAL_DATA = ("profile/paper", "dataset/egopw")
 SEEDED = params.AblationSettings(

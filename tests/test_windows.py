@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from agego_lib.camera import InputView
-from agego_lib.checkpoints import TrainingError
 from agego_lib.datasets import FrameDataset, PreparedSequence, Sequence, WindowDataset, segments, window_starts
 from agego_lib.datasets.prepared import write_prepared
-from agego_lib.loading import BUFFERS, Watched, make_loader
+from agego_lib.training.checkpoints import TrainingError
+from agego_lib.training.loading import BUFFERS, Watched, make_loader
 
 
 @pytest.mark.parametrize(("length", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (64, 32), (64, 64), (64, 7)])

@@ -9,7 +9,10 @@ from agego_lib.datasets.sequence import DatasetError, Sequence, count_frames, se
 from agego_lib.datasets.splits import check_disjoint, read_split
 from agego_lib.datasets.windows import FrameDataset, FrameItems, WindowDataset, segments, window_starts
 
+TITLES = {"egopw": "EgoPW", "sceneego": "SceneEgo"}
+
 __all__ = [
+    "TITLES",
     "DamagedPickleError",
     "DatasetError",
     "FrameDataset",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from agego_lib import weights
+from agego_lib.models import weights
 
 from .backbone import WeightsError, fitted
 from .heatmap import HeatmapNet

@@ -8,12 +8,13 @@ from functools import lru_cache
 import anywidget
 import ipywidgets as widgets
 
-from .datasets import DatasetError, read_prepared
-from .features import FeatureError
+from agego_lib.datasets import DatasetError, read_prepared
+from agego_lib.datasets.features import FeatureError
+from agego_view.plots import LABELS
+from agego_view.recording import find_models, record_run
+from agego_view.recording_view import View
+
 from .models.backbone import WeightsError
-from .plots import LABELS
-from .recording import find_models, record_run
-from .recording_view import View
 
 ALL, MEAN = "all joints", "mean of layers"
 

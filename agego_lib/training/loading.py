@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from agego_lib.checkpoints import TrainingError
+from agego_lib.training.checkpoints import TrainingError
 
 # Of each worker: for the two batches that wait (torch's default), one in use, one being made, and one to spare.
 BUFFERS = 5

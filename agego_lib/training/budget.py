@@ -7,7 +7,7 @@ import cv2
 import torch
 
 from agego_lib.camera import InputView
-from agego_lib.complexity import complexity, count_macs
+from agego_lib.evaluation.complexity import complexity, count_macs
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.models.backbone import STAGE_CHANNELS
 from agego_lib.training import HeatmapObjective, PoseObjective, on_cpu

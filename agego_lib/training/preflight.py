@@ -1,4 +1,4 @@
-"""What a run needs, checked before its first stage and all of it at once: `python -m agego_lib.preflight`.
+"""What a run needs, checked before its first stage and all of it at once: `python -m agego_lib.training.preflight`.
 
 Data, weights, memory and disk. What stages read from outside the project is left in artifacts/inputs/ as fingerprints
 that they depend on, so that other lists, calibrations, annotations, frames or weights make them run again.
@@ -15,7 +15,14 @@ from pathlib import Path
 import cv2
 
 from agego_lib import params
-from agego_lib.budget import (
+from agego_lib.camera import CalibrationError, FisheyeCamera
+from agego_lib.datasets import DatasetError, read_split
+from agego_lib.datasets.preparation import KINDS
+from agego_lib.files import write_json
+from agego_lib.models import MotionEncoder
+from agego_lib.models.backbone import ResNetStages, WeightsError
+from agego_lib.training import on_cpu, precision_here
+from agego_lib.training.budget import (
     GB,
     batch_bytes,
     disk_bytes,
@@ -25,13 +32,6 @@ from agego_lib.budget import (
     training_bytes,
     training_macs,
 )
-from agego_lib.camera import CalibrationError, FisheyeCamera
-from agego_lib.datasets import DatasetError, read_split
-from agego_lib.datasets.preparation import KINDS
-from agego_lib.files import write_json
-from agego_lib.models import MotionEncoder
-from agego_lib.models.backbone import ResNetStages, WeightsError
-from agego_lib.training import on_cpu, precision_here
 
 SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz")
 SHOWN = 10  # faults of one kind that are written out

@@ -19,7 +19,11 @@ import torch
 
 FORMAT = 1
 # Code that every training runs through, beside that of its own model, objective and data set.
-COMMON_CODE = ("training", "steps", "checkpoints", "distributed", "loading", "losses", "heatmaps", "images")
+COMMON_CODE = (
+    "training/fit.py", "training/fabric.py", "training/steps.py", "training/checkpoints.py", "training/distributed.py",
+    "training/loading.py", "losses.py", "heatmaps.py", "images.py",
+)  # fmt: skip
+LIBRARY = Path(__file__).resolve().parents[1]
 
 
 class TrainingError(RuntimeError):
@@ -187,7 +191,7 @@ def identity_of(objective, dataset, optimiser, seed, label, fabric):
         for part in item.values() if isinstance(item, dict) else item:
             items.append(_tensor_bytes(part) if isinstance(part, torch.Tensor) else part)
     values["data set's first, middle and last item"] = _digest(items)
-    files = {Path(__file__).with_name(f"{name}.py") for name in COMMON_CODE}
+    files = {LIBRARY / name for name in COMMON_CODE}
     for thing in (*objective.modules(), dataset):
         if type(thing).__module__.startswith("agego_lib."):
             files.add(Path(sys.modules[type(thing).__module__].__file__))
@@ -198,7 +202,7 @@ def identity_of(objective, dataset, optimiser, seed, label, fabric):
             if not key.startswith("_") and key != "training" and _plain(value):
                 values[f"objective's {name + '.' if name else ''}{key}"] = value
     values["starting weights"] = _digest(map(_tensor_bytes, objective.state_dict().values()))
-    values |= {f"code of agego_lib/{f.relative_to(Path(__file__).parent)}": _digest([f.read_bytes()]) for f in files}
+    values |= {f"code of agego_lib/{f.relative_to(LIBRARY)}": _digest([f.read_bytes()]) for f in files}
     return {name: repr(value) for name, value in values.items()}
 
 

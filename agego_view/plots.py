@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .skeleton import BONES, JOINT_NAMES, NUM_JOINTS, SIDE_COLOURS, side
+from agego_lib.skeleton import BONES, JOINT_NAMES, NUM_JOINTS, SIDE_COLOURS, side
 
 # Those of Okabe-Ito and Tol, but for the two sides' colours, that stay farthest apart for colour-blind readers.
 PALETTE = ("#117733", "#E69F00", "#332288", "#56B4E9", "#000000")

@@ -5,9 +5,8 @@ A number is (MPJPE, PA-MPJPE) in mm, None where its source has none.
 
 from pathlib import Path
 
+from agego_lib.datasets import TITLES
 from agego_lib.params import STARTS
-
-DATA_SETS = {"egopw": "EgoPW", "sceneego": "SceneEgo"}
 
 # Tables 1 and 2.
 RESULTS = {"egopw": (None, 76.7), "sceneego": (104.0, 76.2)}
@@ -81,7 +80,7 @@ def gap(settings, data_set):
     added = (decoder.memory_joint_embedding, decoder.start_at_mean_pose)
     training = {(t.epochs, t.batch_size, t.lr, t.lr_final) for t in (s.pose, s.finetune)}
     lacks = {
-        f"the real {DATA_SETS[data_set]} data": s.dataset.source == "synthetic",
+        f"the real {TITLES[data_set]} data": s.dataset.source == "synthetic",
         f"ImageNet weights{unless}": init != "imagenet",
         "Ego4D weights": motion.checkpoint is None,
         "ResNet-50": s.visual.backbone != "resnet50",

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from agego_lib.checkpoints import TrainingError, model_state, random_states, set_random_states
-from agego_lib.distributed import gather, share_step
+from agego_lib.training.checkpoints import TrainingError, model_state, random_states, set_random_states
+from agego_lib.training.distributed import gather, share_step
 
 
 def take_step(fabric, objective, run, stepper, batch, grad_clip, flags):

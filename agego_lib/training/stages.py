@@ -8,13 +8,17 @@ from functools import cached_property
 
 import torch
 
-from agego_lib import weights
-from agego_lib.baselines import BaselineObjective, FrameFeatures, frame_optimiser, new_baseline, predict_frames
-from agego_lib.checkpoints import Checkpoints, TrainingError
 from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
+from agego_lib.datasets.features import open_features, store_features
 from agego_lib.evaluation import mean_pose, predict_split, save_poses
-from agego_lib.features import open_features, store_features
-from agego_lib.models import ActionHead, AGEgoPose, HeatmapNet
+from agego_lib.evaluation.baselines import (
+    BaselineObjective,
+    FrameFeatures,
+    frame_optimiser,
+    new_baseline,
+    predict_frames,
+)
+from agego_lib.models import ActionHead, AGEgoPose, HeatmapNet, weights
 from agego_lib.models.build import (
     frame_encoder,
     load_heatmap_net,
@@ -26,7 +30,8 @@ from agego_lib.models.build import (
 )
 from agego_lib.params import located
 from agego_lib.training import ActionObjective, HeatmapObjective, MotionSource, PoseObjective, fit, make_fabric
-from agego_lib.variants import plan
+from agego_lib.training.checkpoints import Checkpoints, TrainingError
+from agego_lib.training.rows import plan
 
 SETS = ("egopw", "sceneego")
 
@@ -74,7 +79,7 @@ class TrainingStage(Stage):
         log = None
         if self.fabric.is_global_zero:
             try:
-                from agego_lib.training_log import TrainingLog
+                from agego_lib.training.log import TrainingLog
 
                 log = self.logs[step] = TrainingLog(self.curves / curves)
             except ImportError:

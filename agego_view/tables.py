@@ -4,10 +4,29 @@ from pathlib import Path
 
 import numpy as np
 
-from agego_lib import paper
-from agego_lib.evaluation import HEADLINE, bootstrap_interval, data_name, load_poses, sequence_errors
+from agego_lib import datasets
+from agego_lib.evaluation import HEADLINE, bootstrap_interval, load_poses, sequence_errors
+from agego_view import paper
 
 NOT_RUN = "not run here: `make tables`"
+
+
+def data_name(settings):
+    """What numbers of a run are measured on, for the name of a column."""
+    return "embedded data" if settings.dataset.source == "synthetic" else "real data"
+
+
+def measured_on(settings, prepared):
+    """The data of a run and each set's calibration -> texts, a line each. prepared: the folder of prepared sets."""
+    embedded = settings.dataset.source == "synthetic"
+    lines = ["embedded data: both sets are rendered" if embedded else "real data: both sets are read from files"]
+    for name, title in datasets.TITLES.items():
+        try:
+            found = "calibration {file}, sha256 {sha256}".format_map(datasets.calibration_of(Path(prepared) / name))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            found = f"calibration unknown: {error}"
+        lines.append(f"{title}{'-like' * embedded}: {found}")
+    return lines
 
 
 def run_names(ablation):

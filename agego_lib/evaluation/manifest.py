@@ -15,7 +15,8 @@ import cv2
 import torch
 import yaml
 
-from agego_lib import paper, params
+from agego_lib import params
+from agego_lib.datasets import TITLES
 from agego_lib.files import read_json, read_text, write_json
 
 # What numbers depend on.
@@ -116,7 +117,7 @@ def _raw(root, source):
     found = read_json(inputs)
     if found["source"] != source:
         raise ValueError(f"{inputs} is of source {found['source']!r}, the settings say {source!r}")
-    return {name: found[name]["fingerprint"] for name in paper.DATA_SETS}
+    return {name: found[name]["fingerprint"] for name in TITLES}
 
 
 def data(root, source):
@@ -173,6 +174,17 @@ def write_manifest(path, settings=None):
     except params.SettingsError:
         root = None
     write_json(path, manifest(root, settings))
+
+
+def write_metrics(path, values, settings=None):
+    """Write a dict of numbers as JSON that DVC compares; keys say their unit. Raises ValueError for NaN.
+
+    Beside it, `<name>.run.json` says what made them (see manifest.py). settings: those of this run, where they are
+    not the project's params.yaml. Both files are written whole or not at all.
+    """
+    path = Path(path)
+    write_json(path, values)
+    write_manifest(path.with_suffix(".run.json"), settings)
 
 
 def _leaves(tree, key=()):

@@ -17,9 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .body import from_vector, load_bodies, load_clips, make_motion, on_the_floor, smooth_noise, to_matrix
-from .camera import FisheyeCamera
-from .scene import Room, Viewer, clothing, floor_shadow, shade
+from agego_data.body import from_vector, load_bodies, load_clips, make_motion, on_the_floor, smooth_noise, to_matrix
+from agego_data.scene import Room, Viewer, clothing, floor_shadow, shade
+from agego_lib.camera import FisheyeCamera
 
 NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira",
          "otto", "petra", "quirin", "runa", "silas", "tilda", "ugo", "vera", "wim", "xenia", "yaro")  # fmt: skip
@@ -230,7 +230,7 @@ def _clear(folder):
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / MARKER).write_text("Rendered from data/ by agego_lib.synthetic; rendering again replaces this folder.\n")
+    (folder / MARKER).write_text("Rendered from data/ by agego_data.synthetic; rendering again replaces this folder.\n")
 
 
 def render_datasets(

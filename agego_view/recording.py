@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from agego_lib.attention import watched
 from agego_lib.datasets import PreparedSequence, WindowDataset
+from agego_lib.datasets.features import open_features
 from agego_lib.evaluation import PoseErrors, predict_split, sequence_errors
-from agego_lib.features import open_features
 from agego_lib.models.build import load_model
 from agego_lib.params import WindowSettings
 from agego_lib.skeleton import BONES, NUM_JOINTS
-from agego_lib.variants import LOSSES
+from agego_lib.training.rows import LOSSES
+from agego_view.attention import watched
 
 # Which joints a bone connects.
 NEIGHBOURS = np.zeros((NUM_JOINTS, NUM_JOINTS), bool)

@@ -1,39 +1,15 @@
-"""The protocol of Sec. 4.2 and 4.3: predictions for a split, their errors in millimetres, and the mean pose's."""
+"""Errors of a split in millimetres (Sec. 4.3), their intervals, and what knowing nothing gives: the mean pose."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from agego_lib import datasets, metrics, paper
-from agego_lib.datasets.windows import segments
-from agego_lib.files import replacing, write_json
-from agego_lib.inference import predict_sequence
-from agego_lib.manifest import write_manifest
-from agego_lib.progress import bar
+from agego_lib import metrics
 from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, JOINT_NAMES, LOWER_BODY, UPPER_BODY
 
 # Properties of PoseErrors that stand in every table, and their titles there.
 HEADLINE = {"mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "ba_mpjpe": "BA-MPJPE"}
 PCK_LIMIT_MM = 150  # of 3D PCK and its AUC, as in MPI-INF-3DHP (Mehta et al., 3DV 2017)
-
-
-def data_name(settings):
-    """What numbers of a run are measured on, for the name of a column."""
-    return "embedded data" if settings.dataset.source == "synthetic" else "real data"
-
-
-def measured_on(settings, prepared):
-    """The data of a run and each set's calibration -> texts, a line each. prepared: the folder of prepared sets."""
-    embedded = settings.dataset.source == "synthetic"
-    lines = ["embedded data: both sets are rendered" if embedded else "real data: both sets are read from files"]
-    for name, title in paper.DATA_SETS.items():
-        try:
-            found = "calibration {file}, sha256 {sha256}".format_map(datasets.calibration_of(Path(prepared) / name))
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            found = f"calibration unknown: {error}"
-        lines.append(f"{title}{'-like' * embedded}: {found}")
-    return lines
 
 
 @dataclass(frozen=True)
@@ -187,73 +163,3 @@ def unlabelled(sequences):
     if not any(a for s in sequences for a in s.actions or ()):
         lacks.append("actions")
     return lacks
-
-
-def predict_split(model, sequences, window, store=None, label="predicting"):
-    """Poses of every frame of prepared sequences -> list of (N_i, 15, 3) m, in the order of `sequences`.
-
-    window: WindowSettings. store: the split's FeatureStore, or None to compute from the images.
-    """
-    poses = []
-    with bar(sum(len(s) for s in sequences), label, "frame") as progress:
-        for index, sequence in enumerate(sequences):
-            pose = np.empty((len(sequence), 15, 3), dtype=np.float32)
-            for start, stop in segments(sequence.frame_numbers, window.max_gap):
-                for first in range(start, min(start + window.step, stop)):
-                    frames = np.arange(first, stop, window.step)
-                    pose[frames] = predict_sequence(
-                        model,
-                        _Frames(sequence, frames),
-                        length=window.length,
-                        stride=window.stride,
-                        features=store and (lambda i, frames=frames, n=index: store.read(n, frames[i])),
-                        progress=progress.update,
-                    )
-            poses.append(pose)
-    return poses
-
-
-def save_poses(path, poses):
-    """Keep the poses (N_i, 15, 3) m of a split's sequences in one .npz file, written whole or not at all."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, poses=np.concatenate(poses), lengths=[len(p) for p in poses])
-
-
-def load_poses(path, sequences):
-    """What `save_poses` kept, one array a sequence. Raises ValueError where it is damaged or not of these sequences."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            poses, lengths = file["poses"], file["lengths"].tolist()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged zip makes NumPy raise nearly anything
-        raise ValueError(f"{path}: not readable as poses ({error}); run `dvc repro`") from None
-    expected = [len(s) for s in sequences]
-    if lengths != expected or poses.shape != (sum(expected), len(JOINT_NAMES), 3):
-        raise ValueError(f"{path}: poses of sequences of {lengths} frames, expected {expected}; run `dvc repro`")
-    return np.split(poses, np.cumsum(lengths)[:-1])
-
-
-def write_metrics(path, values, settings=None):
-    """Write a dict of numbers as JSON that DVC compares; keys say their unit. Raises ValueError for NaN.
-
-    Beside it, `<name>.run.json` says what made them (see manifest.py). settings: those of this run, where they are
-    not the project's params.yaml. Both files are written whole or not at all.
-    """
-    path = Path(path)
-    write_json(path, values)
-    write_manifest(path.with_suffix(".run.json"), settings)
-
-
-@dataclass(frozen=True)
-class _Frames:
-    """Some frames of a prepared sequence, by their indices, as a sequence of its own."""
-
-    sequence: object
-    frames: np.ndarray
-
-    def __len__(self):
-        return len(self.frames)
-
-    def images(self, indices):
-        return self.sequence.images(self.frames[indices])

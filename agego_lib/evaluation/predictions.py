@@ -1,0 +1,70 @@
+"""Poses of whole test splits (Sec. 4.2), and the files in which they are kept."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agego_lib.datasets.windows import segments
+from agego_lib.files import replacing
+from agego_lib.inference import predict_sequence
+from agego_lib.progress import bar
+from agego_lib.skeleton import JOINT_NAMES
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Some frames of a prepared sequence, by their indices, as a sequence of its own."""
+
+    sequence: object
+    frames: np.ndarray
+
+    def __len__(self):
+        return len(self.frames)
+
+    def images(self, indices):
+        return self.sequence.images(self.frames[indices])
+
+
+def predict_split(model, sequences, window, store=None, label="predicting"):
+    """Poses of every frame of prepared sequences -> list of (N_i, 15, 3) m, in the order of `sequences`.
+
+    window: WindowSettings. store: the split's FeatureStore, or None to compute from the images.
+    """
+    poses = []
+    with bar(sum(len(s) for s in sequences), label, "frame") as progress:
+        for index, sequence in enumerate(sequences):
+            pose = np.empty((len(sequence), 15, 3), dtype=np.float32)
+            for start, stop in segments(sequence.frame_numbers, window.max_gap):
+                for first in range(start, min(start + window.step, stop)):
+                    frames = np.arange(first, stop, window.step)
+                    pose[frames] = predict_sequence(
+                        model,
+                        _Frames(sequence, frames),
+                        length=window.length,
+                        stride=window.stride,
+                        features=store and (lambda i, frames=frames, n=index: store.read(n, frames[i])),
+                        progress=progress.update,
+                    )
+            poses.append(pose)
+    return poses
+
+
+def save_poses(path, poses):
+    """Keep the poses (N_i, 15, 3) m of a split's sequences in one .npz file, written whole or not at all."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, poses=np.concatenate(poses), lengths=[len(p) for p in poses])
+
+
+def load_poses(path, sequences):
+    """What `save_poses` kept, one array a sequence. Raises ValueError where it is damaged or not of these sequences."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            poses, lengths = file["poses"], file["lengths"].tolist()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged zip makes NumPy raise nearly anything
+        raise ValueError(f"{path}: not readable as poses ({error}); run `dvc repro`") from None
+    expected = [len(s) for s in sequences]
+    if lengths != expected or poses.shape != (sum(expected), len(JOINT_NAMES), 3):
+        raise ValueError(f"{path}: poses of sequences of {lengths} frames, expected {expected}; run `dvc repro`")
+    return np.split(poses, np.cumsum(lengths)[:-1])

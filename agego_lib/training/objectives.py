@@ -1,0 +1,127 @@
+"""What each training minimises: 2D heatmaps (Eq. 1), actions, 3D poses (Sec. 3.4)."""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from agego_lib import metrics
+from agego_lib.heatmaps import gaussian_heatmaps
+from agego_lib.images import normalise, to_tensor
+from agego_lib.losses import PoseLoss, heatmap_loss
+from agego_lib.progress import bar
+from agego_lib.training.fabric import make_fabric
+
+
+class HeatmapObjective(nn.Module):
+    """Eq. 1 on Gaussian targets (Eq. 7); sigma in pixels of the heatmap.
+
+    colour_jitter: each frame's colour channels are multiplied by 1 +- up to this, all alike and each by itself.
+    """
+
+    def __init__(self, net, loss="bce", sigma=2.0, pos_weight=1.0, colour_jitter=0.0):
+        super().__init__()
+        self.colour_jitter = colour_jitter
+        self.net, self.loss, self.sigma = net, loss, sigma
+        # MSE knows no such weight; 1 is BCE as the paper has it.
+        self.pos_weight = None if pos_weight == 1 else pos_weight
+
+    def forward(self, batch):
+        images = batch["image"]
+        if self.colour_jitter and self.training:
+            # Half of it in brightness, half in tint.
+            gains = 1 + self.colour_jitter * (torch.rand(len(images), 4, 1, 1, device=images.device) - 0.5)
+            images = (images * (gains[:, :1] * gains[:, 1:])).clamp(0, 255)
+        logits = self.net(normalise(images).contiguous(memory_format=torch.channels_last))
+        scale = logits.shape[-1] / images.shape[-1]
+        target = gaussian_heatmaps((batch["joints"] + 0.5) * scale - 0.5, logits.shape[-1], self.sigma)
+        loss = heatmap_loss(logits, target, self.loss, self.pos_weight)
+        return loss, {"loss": loss.detach()}
+
+
+class ActionObjective(nn.Module):
+    """Action recognition of every labelled frame: it teaches the temporal blocks when no Ego4D checkpoint is given.
+
+    project, norm: of a FrameEncoder, the linear layer and BatchNorm that give F_s (Eq. 3). Batches hold `pooled`, the
+    global features (B, T, C) that come before them; see MotionSource.
+    """
+
+    def __init__(self, project, norm, motion_encoder, head):
+        super().__init__()
+        self.project, self.norm, self.motion_encoder, self.head = project, norm, motion_encoder, head
+
+    def predict(self, batch):
+        """Action logits (B, T, actions)."""
+        pooled, mask = batch["pooled"], batch["mask"]
+        static = pooled.new_zeros(*mask.shape, self.project.out_features)
+        static[mask] = self.norm(self.project(pooled[mask])).to(static.dtype)
+        return self.head(self.motion_encoder(static, mask))
+
+    def forward(self, batch):
+        action = batch["action"]
+        labelled = batch["mask"] & (action >= 0)
+        logits = self.predict(batch)
+        # Sums over what there is: a batch without any label teaches nothing and must not give NaN.
+        count = labelled.sum().clamp(min=1)
+        loss = F.cross_entropy(logits[labelled].float(), action[labelled], reduction="sum") / count
+        accuracy = (logits.argmax(-1) == action)[labelled].sum() / count
+        return loss, {"loss": loss.detach(), "accuracy": accuracy}
+
+    def terms(self, batch):
+        """How many frames the loss is a mean over."""
+        return (batch["mask"] & (batch["action"] >= 0)).sum()
+
+
+class MotionSource:
+    """Global features of the untrained-here ResNet, (C,) a frame, computed once for the motion stage.
+
+    frame_encoder: FrameEncoder, whose layer4 is still as it was initialised. store: the split's FeatureStore, or None.
+    """
+
+    # Not inference_mode: parameters moved to a device and back under it could not be trained any more.
+    @torch.no_grad()
+    def __init__(self, frame_encoder, sequences, store, engine, chunk=128):
+        device = make_fabric(engine, 0).device
+        layer4 = frame_encoder.encoder.layer4.eval().to(device)
+        self._pooled = []
+        with bar(sum(len(s) for s in sequences), "global features", "frame") as progress:
+            for number, sequence in enumerate(sequences):
+                parts = []
+                for start in range(0, len(sequence), chunk):
+                    frames = np.arange(start, min(start + chunk, len(sequence)))
+                    if store:
+                        trunk = torch.from_numpy(store.read(number, frames)["trunk"]).to(device).float()
+                    else:
+                        trunk = frame_encoder.to(device).trunk(to_tensor(sequence.images(frames)).to(device))
+                    parts.append(layer4(trunk).mean(dim=(2, 3)).cpu().numpy())
+                    progress.update(len(frames))
+                self._pooled.append(np.concatenate(parts))
+        frame_encoder.cpu()
+
+    def read(self, sequence, frames):
+        """`pooled` (T, C) float32 of frames (T,)."""
+        return {"pooled": self._pooled[sequence][frames]}
+
+
+class PoseObjective(nn.Module):
+    """The composite loss of Sec. 3.4 on windows of stored frozen features, or of images."""
+
+    def __init__(self, model, loss_settings):
+        super().__init__()
+        self.model = model
+        self.loss = PoseLoss(loss_settings.lambda_pos, loss_settings.lambda_bone, loss_settings.lambda_cos)
+
+    def forward(self, batch):
+        mask, target = batch["mask"], batch["joints_3d"]
+        if "images" in batch:
+            prediction = self.model(normalise(batch["images"]), mask)
+        else:
+            prediction = self.model.forward_features(batch.get("heatmaps"), batch.get("trunk"), mask)
+        total, terms = self.loss(prediction.float(), target, mask)
+        values = {name: term.detach() for name, term in terms.items()}
+        error = metrics.mpjpe(prediction.detach().float()[mask], target[mask])
+        return total, {"loss": total.detach(), **values, "mpjpe_mm": error * 1000}
+
+    def terms(self, batch):
+        """How many frames the loss is a mean over."""
+        return batch["mask"].sum()

@@ -1,0 +1,1 @@
+"""Video in and out: frames of a file or folder, overlays, BVH, and the prediction of a whole recording."""

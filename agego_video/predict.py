@@ -1,0 +1,369 @@
+"""Poses of a fisheye video: python -m agego_video.predict video.mp4 --out poses/
+
+Reads a video file or a folder of frames one by one, and writes into the folder of --out: joints.csv and joints.npz
+(metres in the camera frame, seconds), motion.bvh (opens in Blender) and overlay.mp4. The video is never held whole.
+Ctrl-C stops it; what is done by then is finished and kept.
+"""
+
+import argparse
+import csv
+import signal
+import sys
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from agego_lib import params
+from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
+from agego_lib.datasets import DatasetError, read_split
+from agego_lib.inference import PoseStream
+from agego_lib.models.backbone import WeightsError
+from agego_lib.models.build import for_inference, load_model
+from agego_lib.progress import bar
+from agego_lib.skeleton import JOINT_NAMES
+from agego_video import overlay as drawing
+from agego_video.bvh import write_bvh
+from agego_video.video import VideoError, VideoWriter, open_frames, render_video
+
+MODEL = Path("artifacts/finetune/model.safetensors")  # in the project's folder
+OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overlay": "overlay.mp4"}
+OVERLAYS = ("vp9", "mp4v", "none")
+# Frames a second for which a model trained at 25 to 30 is taken as it is.
+USUAL_FPS = (20, 40)
+
+
+@dataclass
+class Prediction:
+    """What `predict_video` made of a video: N frames with a pose.
+
+    poses: (N, 15, 3) float32, metres, camera frame. frames: (N,) numbers of the frames, from 0. seconds: (N,) their
+    times. fps: frames a second of the video, or of those taken from it. camera: of the calibration. skipped: frame ->
+    why it has no pose.
+    notes: what else was found. files: kind -> path. interrupted: whether Ctrl-C ended it.
+    """
+
+    poses: np.ndarray
+    frames: np.ndarray
+    seconds: np.ndarray
+    fps: float
+    camera: FisheyeCamera
+    skipped: dict
+    notes: list = field(default_factory=list)
+    files: dict = field(default_factory=dict)
+    interrupted: bool = False
+
+
+@contextmanager
+def _interrupts():
+    """A list that becomes non-empty on Ctrl-C, so that no step is cut in half; a second Ctrl-C stops at once."""
+    asked = []
+
+    def note(*_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked.append(True)
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # only the main thread gets signals
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Outputs:
+    """The files of one prediction. Rows and overlay frames are written as their poses become known."""
+
+    def __init__(self, out, fps, camera, overlay):
+        self.out, self.fps, self.camera, self.overlay = Path(out), fps, camera, overlay
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            # Of an earlier run: they would not belong to these joints.
+            for name in OUTPUTS.values():
+                (self.out / name).unlink(missing_ok=True)
+            self._file = (self.out / OUTPUTS["csv"]).open("w", newline="")
+        except OSError as error:
+            raise VideoError(f"{out}: cannot be written to ({error}); choose another folder with --out") from None
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(["frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz")])
+        self._waiting, self._writer, self._picture = deque(), None, None
+        self.poses, self.frames, self.seconds = [], [], []
+
+    def wait(self, number, seconds, frame):
+        """A frame whose pose is not known yet; kept as JPEG, a tenth of its pixels' size."""
+        picture = None
+        if self.overlay != "none":
+            picture = cv2.imencode(".jpg", drawing.small(frame), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        self._waiting.append((number, seconds, picture))
+
+    def write(self, poses):
+        """Poses of the frames that have waited longest."""
+        for pose in poses:
+            number, seconds, picture = self._waiting.popleft()
+            self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in pose.ravel())])
+            if picture is not None:
+                self._draw(number, seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
+            self.poses.append(pose)
+            self.frames.append(number)
+            self.seconds.append(seconds)
+
+    def _draw(self, number, seconds, image, pose):
+        picture = drawing.draw(image, pose, self.camera, f"{seconds:.2f} s")
+        if self._writer is None:
+            self._first, self._size = number, picture.shape[1::-1]
+            self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size, self.overlay)
+        if picture.shape[1::-1] != self._size:
+            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+        # A frame without a pose leaves the picture before it standing, so that the video keeps its time.
+        while self._writer.frames < number - self._first:
+            self._writer.write(self._picture)
+        self._picture = picture
+        self._writer.write(picture)
+
+    def finish(self):
+        """Write what goes in one piece and close all -> kind -> path of what was written."""
+        self._file.close()
+        files = {kind: self.out / name for kind, name in OUTPUTS.items()}
+        if self._writer is None:
+            del files["overlay"]
+        else:
+            self._writer.close()
+        if self.poses:
+            poses, frames = np.stack(self.poses), np.array(self.frames)
+            np.savez(
+                files["npz"],
+                joints_3d=poses,
+                frame=frames,
+                time_s=np.array(self.seconds),
+                joint_names=np.array(JOINT_NAMES),
+                fps=self.fps,
+            )
+            write_bvh(files["bvh"], _without_gaps(poses, frames), self.fps)
+        return files
+
+
+def _without_gaps(poses, frames):
+    """Poses (N, 15, 3) of frames (N,) -> poses of every frame from the first to the last, gaps filled linearly."""
+    every = np.arange(frames[0], frames[-1] + 1)
+    flat = poses.reshape(len(poses), -1).T
+    return np.stack([np.interp(every, frames, values) for values in flat], axis=-1).reshape(-1, *poses.shape[1:])
+
+
+def _each(frames, every, progress):
+    """Every `every`-th frame, its number counting those alone."""
+    for number, seconds, frame in frames:
+        progress.update(1)
+        if number % every == 0:
+            yield number // every, seconds, frame
+
+
+def _fail_without_poses(source, skipped):
+    name, reason = next(iter(skipped.items()), ("", "no frame"))
+    raise VideoError(f"{source}: no frame can be used ({len(skipped)} skipped; first: {name}: {reason})")
+
+
+def predict_video(
+    source, out, model=None, calibration=None, *, overlay="vp9", every=1, fps=None, chunk=32, device=None
+):
+    """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
+
+    source: a video file, or a folder of images. model: a .safetensors file with its .json, as 03_pose_training writes
+    them; windows, input size and crop are those it was trained with, so that the poses are those of
+    `evaluation.predict_split`. calibration: JSON of the camera, of the frames' size. Relative paths of these two start
+    here or at the project's folder; by default they are the project's fine-tuned model, and the calibration of its
+    SceneEgo set.
+    overlay: codec of overlay.mp4 ("vp9" or "mp4v", see VideoWriter), or "none". every: only each every-th frame is
+    used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
+
+    A frame that does not decode or has another size is counted in `skipped` and has no pose: joints.csv and joints.npz
+    leave it out, motion.bvh fills it linearly, overlay.mp4 repeats the picture before. No window spans a hole of more
+    than the model's `window.max_gap` frames. Whatever ends the run early, the files hold the frames done so far.
+    Raises VideoError, CalibrationError or WeightsError, which name the file and say what to do, and SettingsError
+    where a default is needed and there is no project, or its params.yaml cannot be read.
+    """
+    frames = open_frames(source, fps)
+    if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
+        raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
+    network, config = _load(model)
+    calibration, camera = _camera(calibration)
+    view = InputView(camera.size, config["input"]["size"], config["input"]["crop"])
+    if frames.size is not None:
+        _check_size(source, frames.size, camera, calibration)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    window = config["window"]
+    max_gap = window["max_gap"]
+    network, rate = for_inference(network).to(device), frames.fps / every
+
+    def stream():
+        return PoseStream(network, window["length"], window["stride"], window["step"], chunk)
+
+    outputs = _Outputs(out, rate, camera, overlay)
+    skipped, last, part = {}, None, stream()
+    with _interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
+        try:
+            for number, seconds, frame in _each(frames, every, progress):
+                if interrupted:
+                    break
+                try:
+                    image = view.apply(frame)
+                except ValueError as error:
+                    skipped[f"frame {number * every}"] = f"wrong size: {error}"
+                    continue
+                if last is not None and number - last - 1 > max_gap:
+                    outputs.write(part.finish())
+                    part = stream()
+                last = number
+                outputs.wait(number, seconds, frame)
+                outputs.write(part.push(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
+        finally:
+            try:
+                outputs.write(part.finish())
+            finally:
+                files = outputs.finish()
+    skipped |= frames.skipped
+    if not outputs.poses:
+        _fail_without_poses(source, skipped)
+    notes = list(frames.notes)
+    if not USUAL_FPS[0] <= rate <= USUAL_FPS[1]:
+        span = window["step"] * (window["length"] - 1) + 1
+        notes.append(
+            f"{rate:.4g} frames a second, but the model's windows are of {span} frames of 25 to 30 a second: motion "
+            "looks slower or faster to it; --every thins a faster video out"
+        )
+    arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
+    return Prediction(*arrays, rate, camera, skipped, notes, files, bool(interrupted))
+
+
+def _found(path):
+    """A path as given, or in the project's folder where a relative one is not here but is there."""
+    path = Path(path)
+    if not path.exists():
+        try:
+            there = params.find_root() / path
+        except params.SettingsError:  # no project
+            return path
+        return there if there.exists() else path
+    return path
+
+
+def _project(option):
+    """(folder, settings of its data) of the project here, whose files an option stands in for."""
+    try:
+        root = params.find_root()
+    except params.SettingsError as error:
+        raise params.SettingsError(f"{error}, or name a file of your own with {option}") from None
+    return root, params.load(root / "params.yaml").dataset
+
+
+def _load(path):
+    default = path is None
+    path = _project("--model")[0] / MODEL if default else _found(path)
+    try:
+        return load_model(path)
+    except WeightsError as error:
+        if path.is_file():
+            raise
+        train = f"run `dvc repro finetune` in {path.parents[2]} to train it, or " if default else ""
+        raise WeightsError(f"{error}; {train}name another one with --model") from None
+
+
+def _camera(path):
+    """-> (path, FisheyeCamera)."""
+    default = ""
+    if path is None:
+        root, data = _project("--calibration")
+        path = params.locate(root, data.sceneego.calibration)
+        default = "; the default is dataset.sceneego.calibration of params.yaml" + _rendered(data)
+    path = _found(path)
+    try:
+        return path, FisheyeCamera.from_json(path)
+    except CalibrationError as error:
+        if path.is_file():
+            raise
+        raise CalibrationError(f"{error}. Name your camera's with --calibration{default}") from None
+
+
+def _rendered(data):
+    return ", which `dvc repro prepare` renders" if data.source == "synthetic" else ", which comes with the data set"
+
+
+def _check_size(source, size, camera, calibration):
+    side = min(camera.size)
+    if tuple(size) not in (tuple(camera.size), (side, side)):
+        raise VideoError(
+            f"{source}: frames of {size[0]}x{size[1]} px, but {calibration} is of a camera of "
+            f"{camera.size[0]}x{camera.size[1]} px; name the calibration of this camera with --calibration"
+        )
+
+
+def render_demo(path, fps=30.0):
+    """Write the first test sequence of the project's SceneEgo set as a video -> folder of the sequence.
+
+    Raises VideoError where the set is not there, SettingsError outside of a project.
+    """
+    root, data = _project("VIDEO, without --demo")
+    try:
+        places = [params.locate(root, place) for place in (data.sceneego.test_list, data.sceneego.root)]
+        folder = read_split(*places)[0]
+    except DatasetError as error:
+        raise VideoError(f"no test sequence, which params.yaml names{_rendered(data)}: {error}") from None
+    render_video(folder / "imgs", path, fps)
+    return folder
+
+
+def main(arguments=None):
+    """The command -> exit status: 0, 1 for an error, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m agego_video.predict", description=__doc__.split("\n\n")[1])
+    parser.add_argument("video", help="a fisheye video file, or a folder of frames")
+    parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
+    parser.add_argument("--model", help=f"weights, with their .json beside them (default: the project's {MODEL})")
+    parser.add_argument("--calibration", help="OCamCalib JSON (default: that of the project's SceneEgo set)")
+    parser.add_argument(
+        "--overlay", choices=OVERLAYS, default="vp9", help="mp4v is faster to write, but no browser plays it"
+    )
+    parser.add_argument("--every", type=_positive(int), default=1, metavar="K", help="use every K-th frame only")
+    parser.add_argument("--fps", type=_positive(float), help="frames a second of a folder of frames (default: 30)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--demo", action="store_true", help="first write VIDEO from a test sequence of this project")
+    options = parser.parse_args(arguments)
+    try:
+        if options.demo:
+            print(f"{options.video}: made of {render_demo(options.video)}")
+        named = {k: v for k, v in vars(options).items() if k not in ("video", "out", "demo")}
+        result = predict_video(options.video, options.out, **named)
+    except (VideoError, CalibrationError, WeightsError, params.SettingsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for frame, reason in list(result.skipped.items())[:10]:
+        print(f"skipped: {frame}: {reason}", file=sys.stderr)
+    if len(result.skipped) > 10:
+        print(f"skipped: and {len(result.skipped) - 10} more", file=sys.stderr)
+    ended = " until it was interrupted" if result.interrupted else ""
+    print(f"{len(result.poses)} poses{ended}; {len(result.skipped)} frames skipped")
+    for path in result.files.values():
+        print(path)
+    return 130 if result.interrupted else 0
+
+
+def _positive(kind):
+    def read(text):
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    read.__name__ = f"positive {kind.__name__}"
+    return read
+
+
+if __name__ == "__main__":
+    sys.exit(main())
