@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from conftest import stereographic
+from conftest import lens
 
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets import (
@@ -42,7 +42,7 @@ CALIBRATION = {
     "size": list(SIZE),
     "intrinsic": [[500, 0, 82.5, 0], [0, 500, 66.0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     "imageCircleRadius": 64,
-    **dict(zip(("polynomialC2W", "polynomialW2C"), stereographic(36.0), strict=True)),
+    **dict(zip(("polynomialC2W", "polynomialW2C"), lens(-36.0, 0.0, 0.009, reach=80), strict=True)),
     "affine": [1, 0, 0],
 }
 

@@ -144,8 +144,9 @@ def test_a_part_that_the_model_lacks_is_named(row, what, tiny_model, sequence, o
 
 @pytest.fixture(scope="module")
 def tests(make_sequence):
-    scenes = [make_sequence(name, range(frames), dataset="sceneego") for name, frames in (("one", 8), ("two", 6))]
-    return {"sceneego": scenes, "egopw": [make_sequence("a/one", range(9))]}
+    found = (("one", 8), ("two", 6))
+    scenes = [make_sequence(name, range(frames), dataset="sceneego", split="test") for name, frames in found]
+    return {"sceneego": scenes, "egopw": [make_sequence("a/one", range(9), split="test")]}
 
 
 @pytest.fixture
