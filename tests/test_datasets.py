@@ -299,6 +299,8 @@ def test_sceneego_clock(tmp_path, camera, clock):
         reason for reason in sequence.skipped.values() if reason.startswith("ext_id before the synchronised start")
     ]
     assert len(early) == (clock == "egowholemocap")
+    with pytest.raises(ValueError, match="clock 'drift'; expected one of sceneego, egowholemocap"):
+        read_sceneego(folder, camera, clock="drift")
     # A name counts for more than any clock, and what it says of the clock is told once.
     entries = [sceneego_entry(i, image_name=f"img_{published_clock(i, 5, 100):06d}.jpg") for i in ext_ids[1:]]
     numbers = [published_clock(i, 5, 100) for i in ext_ids[1:]]
