@@ -18,15 +18,15 @@ from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapN
 from agego_lib.models.build import ABLATIONS
 
 
-def stereographic(focal):
-    """(c2w, w2c) of a lens with rho = 2 f tan(phi / 2) px, phi the angle from the axis: exact, and a close fit."""
-    below = np.linspace(-np.pi / 2, np.pi / 8, 200)  # the plane of the lens, which the polynomial counts from
-    w2c = np.polynomial.polynomial.polyfit(below, 2 * focal * np.tan((below + np.pi / 2) / 2), 10)
-    return (-focal, 0.0, 1 / (4 * focal)), tuple(w2c.tolist())
+def lens(*c2w, reach):
+    """(c2w, w2c) of a lens: the first polynomial as given, the other a close fit up to `reach` px from the centre."""
+    rho = np.linspace(0, reach, 400)
+    below = np.arctan2(np.polynomial.polynomial.polyval(rho, c2w), rho)  # the plane of the lens
+    return c2w, tuple(np.polynomial.polynomial.polyfit(below, rho, 10).tolist())
 
 
 SIZE = (160, 128)
-CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *stereographic(36.0), 64.0)
+CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 64.0)
 MOTION = 32
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import stereographic
+from conftest import lens
 
 from agego_lib import params
 from agego_lib.camera import CalibrationError
@@ -43,7 +43,7 @@ SIZE, FRAMES = (96, 80), 10
 CALIBRATION = {
     "size": list(SIZE),
     "intrinsic": [[1, 0, 48.0, 0], [0, 1, 40.0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
-    **dict(zip(("polynomialC2W", "polynomialW2C"), stereographic(24.0), strict=True)),
+    **dict(zip(("polynomialC2W", "polynomialW2C"), lens(-24.0, 0.0, 0.012, reach=50), strict=True)),
 }
 ANNOTATIONS = {"egopw": "pseudo_gt.pkl", "sceneego": "local_pose_gt.pkl"}
 POSE_KEY = {"egopw": "optimized_local_pose", "sceneego": "ego_pose_gt"}

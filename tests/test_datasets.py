@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from conftest import stereographic
+from conftest import lens
 
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets import (
@@ -42,7 +42,7 @@ CALIBRATION = {
     "size": list(SIZE),
     "intrinsic": [[500, 0, 82.5, 0], [0, 500, 66.0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     "imageCircleRadius": 64,
-    **dict(zip(("polynomialC2W", "polynomialW2C"), stereographic(36.0), strict=True)),
+    **dict(zip(("polynomialC2W", "polynomialW2C"), lens(-36.0, 0.0, 0.009, reach=80), strict=True)),
     "affine": [1, 0, 0],
 }
 
@@ -299,6 +299,8 @@ def test_sceneego_clock(tmp_path, camera, clock):
         reason for reason in sequence.skipped.values() if reason.startswith("ext_id before the synchronised start")
     ]
     assert len(early) == (clock == "egowholemocap")
+    with pytest.raises(ValueError, match="clock 'drift'; expected one of sceneego, egowholemocap"):
+        read_sceneego(folder, camera, clock="drift")
     # A name counts for more than any clock, and what it says of the clock is told once.
     entries = [sceneego_entry(i, image_name=f"img_{published_clock(i, 5, 100):06d}.jpg") for i in ext_ids[1:]]
     numbers = [published_clock(i, 5, 100) for i in ext_ids[1:]]

@@ -317,6 +317,7 @@ def test_ranges(raw, name, allowed, outside):
     ("name", "choices"),
     [
         ("dataset.source", ["synthetic", "files"]),
+        ("dataset.sceneego.clock", ["sceneego", "egowholemocap"]),
         ("prepare.crop", ["none", "square"]),
         ("heatmap.loss", ["bce", "mse"]),
         ("visual.backbone", ["resnet18"]),

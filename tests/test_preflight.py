@@ -33,13 +33,13 @@ model = AGEgoPose(HeatmapNet(fpn_channels=(8, 8, 8, 8)), FrameEncoder(backbone),
                   HeatmapEmbedding(), PoseDecoder(layers=1)).train()
 objective = PoseObjective(model, LossSettings(1.0, 0.1, 0.01))
 adam = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 window = {"heatmaps": torch.rand(batch, frames, 15, 16, 16), "trunk": torch.rand(batch, frames, 256, 4, 4),
           "joints_3d": torch.rand(batch, frames, 15, 3), "mask": torch.ones(batch, frames, dtype=torch.bool)}
 objective(window)[0].backward()
 adam.step()
 weights = sum(p.numel() * 4 for p in objective.parameters())
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 + weights)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before + weights)
 """
 
 

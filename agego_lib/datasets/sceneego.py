@@ -19,6 +19,7 @@ from agego_lib.datasets.sequence import (
 from agego_lib.files import read_json
 
 MAX_NUMBER = 10**12
+CLOCKS = ("sceneego", "egowholemocap")
 ANNOTATION_FILES = ("local_pose_gt.pkl", "annotation.pkl")
 
 
@@ -47,6 +48,8 @@ class _Clock:
     """
 
     def __init__(self, starts, clock):
+        if clock not in CLOCKS:
+            raise ValueError(f"clock {clock!r}; expected one of {', '.join(CLOCKS)}")
         self.starts, self.clock = starts, clock
         self.both, self.apart, self.first = 0, [], None
 
