@@ -10,11 +10,10 @@ import ipywidgets as widgets
 
 from agego_lib.datasets import DatasetError, read_prepared
 from agego_lib.datasets.features import FeatureError
+from agego_lib.models.backbone import WeightsError
 from agego_view.plots import LABELS
 from agego_view.recording import find_models, record_run
 from agego_view.recording_view import View
-
-from .models.backbone import WeightsError
 
 ALL, MEAN = "all joints", "mean of layers"
 

@@ -12,10 +12,9 @@ import plotly.graph_objects as go
 
 from agego_lib.skeleton import NUM_JOINTS, SIDE_COLOURS, side
 from agego_video.overlay import draw_skeleton
+from agego_view import plots
 from agego_view.plots import LABELS, PALETTE, TRUTH_COLOUR
 from agego_view.recording import NEIGHBOURS
-
-from . import plots
 
 # Each panel's axes and where it is, in shares of the figure: from left to right, from bottom to top. The pictures are
 # laid over the corner that is left free.
