@@ -144,8 +144,10 @@ def test_a_part_that_the_model_lacks_is_named(row, what, tiny_model, sequence, o
 
 @pytest.fixture(scope="module")
 def tests(make_sequence):
-    found = (("one", 8), ("two", 6))
-    scenes = [make_sequence(name, range(frames), dataset="sceneego", split="test") for name, frames in found]
+    scenes = [
+        make_sequence(name, range(frames), dataset="sceneego", split="test")
+        for name, frames in (("one", 8), ("two", 6))
+    ]
     return {"sceneego": scenes, "egopw": [make_sequence("a/one", range(9), split="test")]}
 
 
@@ -214,10 +216,10 @@ def test_a_click_goes_to_its_frame(project, one_thread):
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path, project):
-    with pytest.raises(explore.NothingToExplore, match="run `make repro`") as caught:
+    with pytest.raises(explore.NothingToExplore, match="run `dvc repro`") as caught:
         explore.test_sequences(tmp_path / "nowhere", "egopw")
     assert caught.value._render_traceback_() == [str(caught.value)] and "\n" not in str(caught.value)
-    with pytest.raises(explore.NothingToExplore, match="run `make repro`"):
+    with pytest.raises(explore.NothingToExplore, match="run `dvc repro`"):
         explore.trained_models(tmp_path / "nowhere")
     root, _ = project
     assert list(find_models(root)) == ["finetune", "no_motion"]
@@ -227,6 +229,6 @@ def test_a_run_that_cannot_be_read_is_said_in_one_line(project, monkeypatch):
     monkeypatch.setattr(explore, "record_run", record_run)
     root, _ = project
     (sequence, *_) = explore.test_sequences(root, "sceneego")
-    with pytest.raises(explore.NothingToExplore, match="finetune cannot be shown; run `make repro`") as caught:
+    with pytest.raises(explore.NothingToExplore, match="finetune cannot be shown; run `dvc repro`") as caught:
         explore.recorded(root, "finetune", sequence)
     assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
