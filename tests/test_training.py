@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from agego_lib import params, training
 from agego_lib.datasets import FrameDataset, WindowDataset
 from agego_lib.datasets.features import open_features, store_features
+from agego_lib.images import normalise
 from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, MotionEncoder, WeightsError, weights
 from agego_lib.models.build import (
     ABLATIONS,
@@ -247,13 +248,13 @@ class Seen(nn.Module):
 def test_colour_jitter_scales_each_frames_channels(dots):
     """Half of it in brightness, half in tint: a channel's gain stays within (1 + j/2)^2 and (1 - j/2)^2."""
     batch = {**batch_of(dots, [0, 1, 2]), "image": torch.full((3, 3, 64, 64), 60, dtype=torch.uint8)}
-    plain = training.normalise(batch["image"])
+    plain = normalise(batch["image"])
     objective = HeatmapObjective(Seen(), colour_jitter=0.6)
     objective.eval()(batch)
     torch.testing.assert_close(objective.net.images, plain)
     torch.manual_seed(0)
     objective.train()(batch)
-    zero, one = (training.normalise(torch.full((1, 3, 1, 1), v, dtype=torch.uint8)) for v in (0, 1))
+    zero, one = (normalise(torch.full((1, 3, 1, 1), v, dtype=torch.uint8)) for v in (0, 1))
     gains = ((objective.net.images - zero) / (one - zero) / 60).flatten(2)
     assert (gains.amax(-1) - gains.amin(-1)).max() < 1e-4, "one gain a channel"
     assert len(gains[..., 0].flatten().round(decimals=4).unique()) == 9, "another gain for each frame and channel"

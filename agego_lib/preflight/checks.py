@@ -1,13 +1,8 @@
-"""What a run needs, checked before its first stage and all of it at once: `python -m agego_lib.training.preflight`.
-
-Data, weights, memory and disk. What stages read from outside the project is left in artifacts/inputs/ as fingerprints
-that they depend on, so that other lists, calibrations, annotations, frames or weights make them run again.
-"""
+"""Data, weights, memory and disk of a run, looked at before it begins."""
 
 import hashlib
 import os
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +13,9 @@ from agego_lib import params
 from agego_lib.camera import CalibrationError, FisheyeCamera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.datasets.preparation import KINDS
-from agego_lib.files import write_json
 from agego_lib.models import MotionEncoder
 from agego_lib.models.backbone import ResNetStages, WeightsError
-from agego_lib.training import on_cpu, precision_here
-from agego_lib.training.budget import (
+from agego_lib.preflight.budget import (
     GB,
     batch_bytes,
     disk_bytes,
@@ -32,6 +25,7 @@ from agego_lib.training.budget import (
     training_bytes,
     training_macs,
 )
+from agego_lib.training import on_cpu, precision_here
 
 SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz")
 SHOWN = 10  # faults of one kind that are written out
@@ -274,30 +268,3 @@ def check(settings, root):
     check_weights(settings, root, found)
     check_machine(settings, root, frames, frame_bytes, found)
     return found
-
-
-def main():
-    """Check, leave the fingerprints, and say what was found -> exit status."""
-    try:
-        root = params.find_root()
-        settings = params.load(root / "params.yaml")
-    except params.SettingsError as error:
-        print(f"SettingsError: {error}", file=sys.stderr)
-        return 1
-    run = settings.run
-    print(f"this working copy runs dataset={run.dataset}, profile={run.profile}, tables={run.tables}")
-    found = check(settings, root)
-    for note in found.notes:
-        print(f"- {note}")
-    if found.problems:
-        print(f"missing or wrong, so that nothing has been run ({len(found.problems)}):", file=sys.stderr)
-        for number, problem in enumerate(found.problems, 1):
-            print(f"{number}. {problem}", file=sys.stderr)
-        return 1
-    for name, value in found.inputs.items():
-        write_json(root / "artifacts/inputs" / name, value)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
