@@ -13,8 +13,10 @@ from agego_lib import training
 from agego_lib.datasets.features import feature_file, store_features
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.params import LossSettings
+from agego_lib.preflight import budget
+from agego_lib.preflight import checks as preflight
 from agego_lib.preflight.budget import training_bytes, training_macs
-from agego_lib.training import HeatmapObjective, PoseObjective, budget, make_fabric, preflight
+from agego_lib.training import HeatmapObjective, PoseObjective, make_fabric
 
 
 def small(settings, **window):
