@@ -32,11 +32,13 @@ experiments: .venv/installed
 report: .venv/installed
 	python scripts/report.py
 
+# Two processes of a thread each: tests are small, and a second thread gives them little.
+SIDE_BY_SIDE ?= -n 2 --dist loadgroup --no-loadscope-reorder
 test: .venv/installed
 	dvc pull data.dvc
 	ruff check .
 	ruff format --check .
-	env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ pytest tests
+	env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest $(SIDE_BY_SIDE) tests
 
 # Speed and memory on this machine, which should do nothing else meanwhile, and docs/scaling.md from it.
 BENCHMARKS ?= training inference prediction reading growth

@@ -33,6 +33,15 @@ CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 
 
+def pytest_collection_modifyitems(items):
+    """For tests in two processes at once: a file stays in one, and so does all that needs the pipeline's run, which
+    comes first, as it takes longest."""
+    for item in items:
+        shared = "smoke_run" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("pipeline" if shared else item.path.stem))
+    items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def project():
     """The project's folder."""

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from browser import PATIENCE, jupyterlab, until
+from playwright.sync_api import TimeoutError as NotYet
 
 pytest_plugins = ("browser", "clone")
 
@@ -44,11 +45,27 @@ TURNED = f"""before => {{
 }}"""
 
 
-def seen_after(page, before):
-    """What is seen once pictures and figure show another frame."""
-    other = "now.title !== before.title && now.cursor[0] !== before.cursor[0]"
-    page.wait_for_function(f"before => {{ const now = ({SEEN})(); return {other}; }}", arg=before)
-    return page.evaluate(SEEN)
+# Another frame than before is shown, in pictures and figure.
+MOVED = f"""before => {{
+    const now = ({SEEN})();
+    return now.title !== before.title && now.cursor[0] !== before.cursor[0] && now;
+}}"""
+
+
+def done(page, act, expression, before):
+    """Do something, again as a person would where nothing comes of it, until the page says so -> what it says.
+
+    On a busy machine the page draws before it listens. act: may be done twice to the same end.
+    """
+
+    def tried():
+        act()
+        try:
+            return page.wait_for_function(expression, arg=before, timeout=10_000).json_value()
+        except NotYet:
+            return None
+
+    return until(tried, f"what {act.__name__} does")
 
 
 def same(angle):
@@ -109,16 +126,24 @@ def explore(page):
         f"() => {{ const r = ({GRAPH}).querySelector('.gl-container canvas').getBoundingClientRect();"
         " return [r.x + r.width / 2, r.y + r.height / 2]; }"
     )
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 70, y + 20, steps=5)
-    page.mouse.up()
-    angle = page.wait_for_function(TURNED, arg=start["camera"]).json_value()
-    turned = page.evaluate(SEEN)
 
-    page.locator(".widget-hslider .noUi-handle").first.focus()
-    page.keyboard.press("ArrowRight")
-    moved = seen_after(page, turned)
+    def drag():
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 70, y + 20, steps=5)
+        page.mouse.up()
+
+    done(page, drag, TURNED, start["camera"])
+    turned = page.evaluate(SEEN)
+    # A drag that came late may have turned it once more.
+    angle = page.evaluate(f"({GRAPH}).layout.scene.camera.eye")
+
+    def second_frame():
+        page.locator(".widget-hslider .noUi-handle").first.focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+
+    moved = done(page, second_frame, MOVED, turned)
     assert re.search(r"frame 2 of 24", moved["title"])
     assert moved["pose"] != turned["pose"] and moved["cursor"] != turned["cursor"]
     assert len(moved["pictures"]) == 2 and all(moved["pictures"])
@@ -132,9 +157,12 @@ def explore(page):
         const [h, v] = [layout[curve.xaxis.replace('x', 'xaxis')], layout[curve.yaxis.replace('y', 'yaxis')]];
         return [peak, box.x + h._offset + h.l2p(curve.x[peak]), box.y + v._offset + v.l2p(y[peak])];
     }}""")
-    page.mouse.move(at[1], at[2] + 3)
-    page.mouse.click(at[1], at[2] + 3)
-    clicked = seen_after(page, moved)
+
+    def click_on_the_peak():
+        page.mouse.move(at[1], at[2] + 3)
+        page.mouse.click(at[1], at[2] + 3)
+
+    clicked = done(page, click_on_the_peak, MOVED, moved)
     assert f"frame {at[0] + 1} of 24" in clicked["title"]
     assert clicked["pose"] != moved["pose"] and clicked["camera"] == same(angle)
 

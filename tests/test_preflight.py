@@ -1,18 +1,22 @@
 """What a run takes, against counts made another way; and what the look before the first stage says."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import CAMERA
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from agego_lib import training
 from agego_lib.datasets.features import feature_file, store_features
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
-from agego_lib.params import LossSettings
+from agego_lib.params import LossSettings, SceneEgoSettings
 from agego_lib.preflight import budget
 from agego_lib.preflight import checks as preflight
 from agego_lib.preflight.budget import training_bytes, training_macs
@@ -28,7 +32,7 @@ def small(settings, **window):
 STEP = """
 import resource, sys, torch
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
-from agego_lib.params import LossSettings
+from agego_lib.params import LossSettings, SceneEgoSettings
 from agego_lib.training import PoseObjective
 batch, frames, backbone = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 model = AGEgoPose(HeatmapNet(fpn_channels=(8, 8, 8, 8)), FrameEncoder(backbone), MotionEncoder(depth=2, local_blocks=1),
@@ -175,3 +179,66 @@ def test_a_hundred_faults_are_one_readable_line():
     )
     (problem,) = found.problems
     assert "sequence 9 " in problem and "and 90 more" in problem and len(problem) < 1000
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two sequences of SceneEgo, as published, and their settings."""
+    root, numbers = tmp_path / "SceneEgo", np.random.default_rng(0)
+    for name in ("train/diogo1", "test/diogo1"):
+        (root / name / "imgs").mkdir(parents=True)
+        for number in range(3):
+            (root / name / f"imgs/img_{number:06d}.jpg").write_bytes(numbers.bytes(100 + number))
+        (root / name / "local_pose_gt.pkl").write_bytes(numbers.bytes(50))
+        (root / name / "syn.json").write_text('{"ego": 1, "ext": 1}')
+    for split in ("train", "test"):
+        (root / f"{split}.txt").write_text(f"{split}/diogo1\n")
+    (root / "camera.json").write_text(CAMERA.to_json())
+    lists = (str(root / "train.txt"), str(root / "test.txt"))
+    return root, SceneEgoSettings(str(root), *lists, str(root / "camera.json"), True, "sceneego")
+
+
+def fingerprint(place):
+    found = preflight.Findings()
+    record, _, _ = preflight.check_data_set("sceneego", place, Path(place.root), found)
+    assert not found.problems
+    return record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "train/diogo1/imgs/img_000001.jpg").unlink(),
+        lambda root: (root / "train/diogo1/imgs/img_000001.jpg").rename(root / "train/diogo1/imgs/img_000007.jpg"),
+        lambda root: (root / "train/diogo1/imgs/img_000001.jpg").write_bytes(b"another size"),
+        lambda root: (root / "test/diogo1/local_pose_gt.pkl").write_bytes(b"other annotations"),
+        lambda root: (root / "test/diogo1/syn.json").write_text('{"ego": 2, "ext": 1}'),
+        lambda root: (root / "test/diogo1/actions.csv").write_text("frame,action\n"),
+        lambda root: (root / "camera.json").write_text(replace(CAMERA, centre=(80.5, 64.0)).to_json()),
+        lambda root: (root / "train.txt").write_text("train/diogo1\ntest/diogo1\n"),
+    ],
+    ids=["frame gone", "frame renamed", "frame changed", "annotations", "clock", "labels", "calibration", "list"],
+)
+def test_each_change_of_the_data_changes_its_fingerprint(data, change):
+    root, place = data
+    before = fingerprint(place)
+    assert before == fingerprint(place) and before["train_frames"] == before["test_frames"] == 3
+    change(root)
+    assert fingerprint(place)["fingerprint"] != before["fingerprint"]
+
+
+def test_every_fault_of_a_data_set_is_found_at_once(data):
+    root, place = data
+    (root / "train/diogo1/local_pose_gt.pkl").unlink()
+    shutil.rmtree(root / "test/diogo1/imgs")
+    (root / "camera.json").write_text("{}")
+    found = preflight.Findings()
+    preflight.check_data_set("sceneego", place, root, found)
+    told = " ".join(found.problems)
+    for part in ("camera.json", "local_pose_gt.pkl or annotation.pkl", "imgs: No such file", "test_list", "train_list"):
+        assert part in told, part
+    assert len(found.problems) == 3
+    shutil.rmtree(root)
+    found = preflight.Findings()
+    assert preflight.check_data_set("sceneego", place, root, found)[0] is None
+    assert "dataset.sceneego.root: no folder" in found.problems[0]

@@ -86,7 +86,6 @@ def project(published):
     for path, content in weights.items():
         path.write_bytes(content)
     copy.run("git", "checkout", "-q", "--", ".")
-    copy.run("dvc", "repro", "preflight")
 
 
 def test_all_of_it_runs(published):
@@ -160,49 +159,13 @@ def test_a_group_named_to_dvc_is_refused(project):
     assert project.run("dvc", "exp", "run", "-S", "profile=quick", check=False).returncode
 
 
-def shorter_list(copy):
-    path = copy.folder / "conf/splits/train_egopw.txt"
-    path.write_text("\n".join(path.read_text().split()[:-1]))
-
-
-def other_calibration(copy):
-    path = copy.data / "SceneEgo/fisheye.calibration_05_08.json"
-    raw = json.loads(path.read_text())
-    raw["intrinsic"][0][2] += 1
-    path.unlink()  # another name of the same file is kept to put it back
-    path.write_text(json.dumps(raw))
-
-
-def deleted_frame(copy):
-    next((copy.data / "EgoPW/ayush/out/imgs").iterdir()).unlink()
-
-
-def other_annotations(copy):
-    path = copy.data / "SceneEgo/train/diogo1/local_pose_gt.pkl"
-    content = (copy.data / "SceneEgo/train/diogo2/local_pose_gt.pkl").read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-
-
-def other_checkpoint(copy):
-    write_actionformer(copy.folder / "weights/actionformer_ego4d.pth.tar", seed=1)
-
-
-@pytest.mark.parametrize(
-    ("change", "stale"),
-    [
-        (shorter_list, "prepare"),
-        (other_calibration, "prepare"),
-        (deleted_frame, "prepare"),
-        (other_annotations, "prepare"),
-        (other_checkpoint, "motion"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_change_of_what_is_read_runs_again(project, change, stale):
+def test_a_change_of_what_is_read_runs_again(project):
+    """Of the data (each kind: test_preflight.py) and of weights."""
     assert not project.stale()
-    change(project)
-    assert stale in project.stale()
+    path = project.folder / "conf/splits/train_egopw.txt"
+    path.write_text("\n".join(path.read_text().split()[:-1]))
+    write_actionformer(project.folder / "weights/actionformer_ego4d.pth.tar", seed=1)
+    assert project.stale() >= {"prepare", "motion"}
 
 
 def test_all_that_is_missing_is_said_at_once(project):
