@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 20000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 68719476736
 
-.PHONY: repro tables experiments report test bench lab
+.PHONY: repro tables experiments report check test bench lab
 
 repro: .venv/installed
 	dvc pull data.dvc
@@ -33,12 +33,20 @@ report: .venv/installed
 	python scripts/report.py
 
 # Two processes of a thread each: tests are small, and a second thread gives them little.
-SIDE_BY_SIDE ?= -n 2 --dist loadgroup --no-loadscope-reorder
+TESTS = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 \
+  pytest -n 2 --dist loadgroup --no-loadscope-reorder tests
+
+# Lint and the quick unit tests.
+check: .venv/installed
+	ruff check .
+	ruff format --check .
+	$(TESTS) -q -m "not slow"
+
 test: .venv/installed
 	dvc pull data.dvc
 	ruff check .
 	ruff format --check .
-	env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest $(SIDE_BY_SIDE) tests
+	$(TESTS)
 
 # Speed and memory on this machine, which should do nothing else meanwhile, and docs/scaling.md from it.
 BENCHMARKS ?= training inference prediction reading growth

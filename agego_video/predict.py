@@ -1,4 +1,4 @@
-"""Poses of a fisheye video: python -m agego_video.predict video.mp4 --out poses/
+"""Poses of a fisheye video: python -m agego_lib.predict video.mp4 --out poses/
 
 Reads a video file or a folder of frames one by one, and writes into the folder of --out: joints.csv and joints.npz
 (metres in the camera frame, seconds), motion.bvh (opens in Blender) and overlay.mp4. The video is never held whole.
@@ -320,7 +320,7 @@ def render_demo(path, fps=30.0):
 
 def main(arguments=None):
     """The command -> exit status: 0, 1 for an error, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m agego_video.predict", description=__doc__.split("\n\n")[1])
+    parser = argparse.ArgumentParser(prog="python -m agego_lib.predict", description=__doc__.split("\n\n")[1])
     parser.add_argument("video", help="a fisheye video file, or a folder of frames")
     parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
     parser.add_argument("--model", help=f"weights, with their .json beside them (default: the project's {MODEL})")

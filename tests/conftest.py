@@ -28,6 +28,8 @@ def lens(*c2w, reach):
 SIZE = (160, 128)
 CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 64.0)
 MOTION = 32
+# Files that start processes, train, or need a browser; `make check` leaves them out.
+SLOW = {f"test_{name}" for name in ("benchmarks", "browser", "distributed", "predict", "published", "report", "resume")}
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
@@ -38,6 +40,8 @@ def pytest_collection_modifyitems(items):
     comes first, as it takes longest."""
     for item in items:
         shared = "smoke_run" in item.fixturenames
+        if shared or item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group("pipeline" if shared else item.path.stem))
     items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
 
