@@ -61,13 +61,18 @@ class Stage:
         """To be called when all that the stage leaves is written."""
 
 
+# Places whose training curves lie under plots/, for `dvc plots` and git; those of rows stay with their weights.
+SHOWN = ("heatmap", "motion", "pose", "finetune")
+
+
 class TrainingStage(Stage):
-    """A stage that trains, with its curves in plots/<place> and its checkpoints; logs: what each `fit` logged."""
+    """A stage that trains, with its curves and its checkpoints; logs: what each `fit` logged."""
 
     def __init__(self, settings, root, place):
         super().__init__(settings, root, place)
         self.checkpoints = Checkpoints(self.artifacts / "checkpoints" / place, settings.resume)
-        self.curves, self.logs = root / "plots" / place, {}
+        self.curves = root / "plots" / place if place in SHOWN else self.artifacts / place / "curves"
+        self.logs = {}
 
     def windows(self, sequences, source, action_names=None):
         """The WindowDataset of some prepared sequences with the stage's settings."""
@@ -253,8 +258,6 @@ class BaselineStage(TrainingStage):
     def __init__(self, settings, root, method):
         super().__init__(settings, root, f"ablate/baseline_{method}")
         self.method, self.poses = method, {}
-        # Its curves are no plots of DVC's.
-        self.curves = self.artifacts / self.place / "curves"
         optimisers = {"egopw": settings.pose, "sceneego": settings.finetune}
         self.optimisers = {n: frame_optimiser(o, settings.window) for n, o in optimisers.items()}
         self.groups = {(n, s): self.prepared(n, s) for n in SETS for s in ("train", "test")}
