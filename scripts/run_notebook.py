@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +39,8 @@ def main():
         )
     except papermill.PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\n[traceback: reports/{given.report}.ipynb]")
+    except DeadKernelError:
+        sys.exit(f"the process died, perhaps for want of memory [what it had done: reports/{given.report}.ipynb]")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def smoke_run(tmp_path_factory):
     # Git ignores them, so that what tests run later would leave its own in their place.
     copy.manifests = {p.relative_to(copy.folder).as_posix(): p.read_text() for p in copy.folder.rglob("*.run.json")}
     copy.commit("smoke run")
-    yield copy, done.stderr
+    yield copy, done.stdout + done.stderr
     # Over a gigabyte, which pytest would keep three times.
     shutil.rmtree(copy.folder, ignore_errors=True)
 
