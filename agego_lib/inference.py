@@ -5,8 +5,23 @@ from collections import deque
 import numpy as np
 import torch
 
-from agego_lib.datasets.windows import window_starts
 from agego_lib.images import to_tensor
+
+
+def window_starts(n, length, stride):
+    """Starts of the windows of `length` frames that cover 0..n-1, ascending.
+
+    The last window ends with the run. A run shorter than `length` gets one window, to be padded; an empty one none.
+    Raises ValueError for a stride that would leave frames out.
+    """
+    if not 1 <= stride <= length:
+        raise ValueError(f"stride {stride} with windows of {length} frames; expected 1 <= stride <= length")
+    if n <= length:
+        return [0] if n > 0 else []
+    starts = list(range(0, n - length + 1, stride))
+    if starts[-1] + length < n:
+        starts.append(n - length)
+    return starts
 
 
 def read_frames(frames, indices):

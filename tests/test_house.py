@@ -1,0 +1,66 @@
+"""Imports run one way: the method imports no other room, rooms only those below, the library nothing beside it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "agego_lib"
+# From the ground up: a room imports those before it, and modules of the method.
+ROOMS = ("models", "datasets", "evaluation", "training", "preflight")
+BESIDE = ("agego_data", "agego_video", "agego_view")
+# Commands, which open what lies above.
+DOORS = {"agego_lib.train", "agego_lib.predict"}
+HEAVY = {"jupyter", "IPython", "ipywidgets", "dvc", "hydra", "omegaconf", "plotly", "papermill", "pandas"}
+
+
+def modules(folder):
+    """(dotted name, file) of every module in a package's folder."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
+
+
+def imported(name, path):
+    """Dotted names of the modules that a module imports."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                whole = ROOT / Path(*module.split("."), alias.name)
+                yield f"{module}.{alias.name}" if whole.is_dir() or whole.with_suffix(".py").is_file() else module
+
+
+def room(name):
+    """The room of a module of the library; "method" for those that lie in none."""
+    part = name.split(".")[1] if "." in name else ""
+    return part if part in ROOMS else "method"
+
+
+MODULES = [*modules("agego_lib")]
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_imports_run_one_way(name, path):
+    allowed = {"method", *ROOMS[: ROOMS.index(room(name)) + 1]} if room(name) in ROOMS else {"method"}
+    found = {other for other in imported(name, path) if other.split(".")[0] in ("agego_lib", *BESIDE)}
+    if name not in DOORS:
+        assert {room(other) for other in found if other.startswith("agego_lib")} <= allowed
+        assert not {other for other in found if other.split(".")[0] in BESIDE}
+    assert not {other.split(".")[0] for other in imported(name, path)} & HEAVY
+
+
+def test_video_needs_no_notebook_and_the_renderer_no_network():
+    for folder, refused in (("agego_video", HEAVY), ("agego_data", HEAVY | {"torch"})):
+        for name, path in modules(folder):
+            assert not {other.split(".")[0] for other in imported(name, path)} & refused, name
+
+
+def test_no_notebook_is_imported_and_each_room_says_what_it_is():
+    for folder in ("agego_lib", *BESIDE):
+        for name, path in modules(folder):
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{name} does not say what it is"
