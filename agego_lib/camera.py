@@ -11,6 +11,7 @@ from reprlib import repr as short
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Float64, Num, Shaped
 
 from agego_lib.files import read_json
 
@@ -60,14 +61,14 @@ class FisheyeCamera:
     radius: image circle's radius in px, or None where the calibration has none.
     """
 
-    size: tuple
-    centre: tuple
-    c2w: tuple
-    w2c: tuple
+    size: tuple[int, int]
+    centre: tuple[float, float]
+    c2w: tuple[float, ...]
+    w2c: tuple[float, ...]
     radius: float | None = None
 
     @classmethod
-    def from_json(cls, path):
+    def from_json(cls, path: str | Path) -> "FisheyeCamera":
         """Read a calibration JSON. Raises CalibrationError naming the file and the field at fault.
 
         Refused too: two polynomials that contradict each other inside the image circle, by more than MAX_MISS px.
@@ -105,7 +106,7 @@ class FisheyeCamera:
             )
         return camera
 
-    def round_trip_miss(self):
+    def round_trip_miss(self) -> float:
         """The most by which project(unproject(pixel)) misses the pixel, px, inside the image circle.
 
         Where the circle's radius is unknown, a quarter of the image's shorter side stands for it: lenses see more.
@@ -115,7 +116,7 @@ class FisheyeCamera:
         with np.errstate(all="ignore"):  # numbers of any size: what overflows misses
             return float(np.abs(self.project(self.unproject(pixels, 1.0)) - pixels).max())
 
-    def to_json(self):
+    def to_json(self) -> str:
         """The calibration as JSON text that `from_json` and the data sets' own code read."""
         return json.dumps(
             {
@@ -129,7 +130,7 @@ class FisheyeCamera:
             indent=2,
         )
 
-    def scaled(self, factor):
+    def scaled(self, factor: float) -> "FisheyeCamera":
         """The same lens on an image resized by `factor` in both directions."""
         width, height = (round(side * factor) for side in self.size)
         return replace(
@@ -141,8 +142,8 @@ class FisheyeCamera:
             radius=None if self.radius is None else self.radius * factor,
         )
 
-    def project(self, points):
-        """Points (..., 3) in metres -> pixels (..., 2) in the full image.
+    def project(self, points: Num[np.ndarray, "*N 3"]) -> Float64[np.ndarray, "*N 2"]:
+        """Points in metres -> pixels in the full image.
 
         A point on the optical axis (r = 0, z > 0) gives the principal point. Where no direction is defined
         (the camera's own centre, or the axis behind it) and for NaN points the pixel is NaN.
@@ -156,16 +157,18 @@ class FisheyeCamera:
         scale = np.where(on_axis & ~(z > 0), np.nan, scale)
         return np.stack([x * scale + self.centre[0], y * scale + self.centre[1]], axis=-1)
 
-    def unproject(self, pixels, distance):
-        """Pixels (..., 2) and distances along the ray (...) in metres (not depths along z) -> points (..., 3)."""
+    def unproject(
+        self, pixels: Num[np.ndarray, "*N 2"], distance: float | Num[np.ndarray, "*N"]
+    ) -> Float64[np.ndarray, "*N 3"]:
+        """Pixels and distances along the ray in metres (not depths along z) -> points."""
         pixels = np.asarray(pixels, dtype=np.float64)
         x, y = pixels[..., 0] - self.centre[0], pixels[..., 1] - self.centre[1]
         z = -np.polynomial.polynomial.polyval(np.hypot(x, y), self.c2w)
         ray = np.stack([x, y, z], axis=-1)
         return ray / np.linalg.norm(ray, axis=-1, keepdims=True) * np.asarray(distance, dtype=np.float64)[..., None]
 
-    def in_image(self, pixels):
-        """Whether pixels (..., 2) lie inside the image and, where the calibration has one, its circle -> bool (...)."""
+    def in_image(self, pixels: Num[np.ndarray, "*N 2"]) -> Bool[np.ndarray, "*N"]:
+        """Whether pixels lie inside the image and, where the calibration has one, its circle."""
         pixels = np.asarray(pixels, dtype=np.float64)
         u, v = pixels[..., 0], pixels[..., 1]
         inside = (u >= -0.5) & (v >= -0.5) & (u < self.size[0] - 0.5) & (v < self.size[1] - 0.5)
@@ -182,7 +185,7 @@ class InputView:
     crop: "none" squeezes the whole image (the authors' release), "square" takes the central square first (SceneEgo).
     """
 
-    full_size: tuple
+    full_size: tuple[int, int]
     size: int = 256
     crop: str = "none"
 
@@ -191,7 +194,7 @@ class InputView:
             raise ValueError(f"crop {self.crop!r}; expected 'none' or 'square'")
 
     @property
-    def central_square(self):
+    def central_square(self) -> tuple[int, int, int]:
         """(left, top, side) px of the full image's central square."""
         width, height = self.full_size
         side = min(width, height)
@@ -204,7 +207,7 @@ class InputView:
         left, top, side = self.central_square
         return left, top, side, side
 
-    def check_size(self, width, height):
+    def check_size(self, width: int, height: int) -> None:
         """Raise ValueError unless `apply` takes an image of this size, px."""
         side = min(self.full_size)
         if (width, height) not in (tuple(self.full_size), (side, side)):
@@ -213,8 +216,8 @@ class InputView:
                 f"or its central square {side}x{side}"
             )
 
-    def whole(self, image):
-        """Full image (H, W, 3), or one already cropped to the central square, -> the full one, black where cropped.
+    def whole(self, image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "H W 3"]:
+        """Full image, or one already cropped to the central square, -> the full one, black where cropped.
 
         Raises ValueError where the image has neither the calibration's size nor that of its central square.
         """
@@ -228,20 +231,20 @@ class InputView:
         full[top : top + side, left : left + side] = image
         return full
 
-    def apply(self, image):
-        """What `whole` takes -> (size, size, 3), same dtype. Raises ValueError as it does."""
+    def apply(self, image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "size size 3"]:
+        """What `whole` takes -> the view, same dtype. Raises ValueError as it does."""
         image = self.whole(image)
         x, y, w, h = self._box
         return cv2.resize(image[y : y + h, x : x + w], (self.size, self.size), interpolation=cv2.INTER_AREA)
 
-    def to_view(self, pixels, size=None):
-        """Full-image pixels (..., 2) -> pixels of the view, or of maps of another side `size` over the same view."""
+    def to_view(self, pixels: Num[np.ndarray, "*N 2"], size: int | None = None) -> Float64[np.ndarray, "*N 2"]:
+        """Full-image pixels -> pixels of the view, or of maps of another side `size` over the same view."""
         x, y, w, h = self._box
         size = size or self.size
         return (np.asarray(pixels, dtype=np.float64) + 0.5 - (x, y)) * (size / w, size / h) - 0.5
 
-    def to_full(self, pixels, size=None):
-        """Pixels of the view (or of maps of side `size`) (..., 2) -> full-image pixels."""
+    def to_full(self, pixels: Num[np.ndarray, "*N 2"], size: int | None = None) -> Float64[np.ndarray, "*N 2"]:
+        """Pixels of the view (or of maps of side `size`) -> full-image pixels."""
         x, y, w, h = self._box
         size = size or self.size
         return (np.asarray(pixels, dtype=np.float64) + 0.5) * (w / size, h / size) - 0.5 + (x, y)

@@ -5,6 +5,10 @@ Pixels are (u, v), u along a row; whole numbers are pixel centres. Maps are inde
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Num
+from torch import Tensor
+
+Array = np.ndarray | Tensor  # what comes back is of the kind that was given, and on its device
 
 
 def _as_tensor(array):
@@ -18,11 +22,12 @@ def _as_tensor(array):
     return (tensor if keep else tensor.float()), from_numpy
 
 
-def gaussian_heatmaps(joints_2d, size=64, sigma=2.0):
+def gaussian_heatmaps(
+    joints_2d: Num[Array, "*N J 2"], size: int = 64, sigma: float = 2.0
+) -> Float32[Array, "*N J size size"]:
     """Target heatmaps of Eq. 7, sampled at whole pixels around centres that stay at their sub-pixel places.
 
-    joints_2d: (..., J, 2) heatmap pixels (u, v), NumPy or torch. size: side of a map in px. sigma: px.
-    Returns (..., J, size, size) float32 of the same kind and on the same device, peak at most 1.
+    joints_2d: heatmap pixels (u, v). size: side of a map in px. sigma: px. A map's peak is at most 1.
     A joint that is NaN, or whose centre is outside [-0.5, size - 0.5) in u or v, gives an all-zero map.
     Raises ValueError for joints that are not (..., 2), a size below 1 or a sigma that is not above 0.
     """
@@ -54,13 +59,12 @@ def _vertex(values, peak):
     return torch.minimum(torch.maximum(middle + offset, peak - 0.5), peak + 0.5)
 
 
-def decode_heatmaps(heatmaps):
-    """Joint places and confidences from heatmaps.
+def decode_heatmaps(heatmaps: Num[Array, "*N J h w"]) -> tuple[Float[Array, "*N J 2"], Float[Array, "*N J"]]:
+    """Joint places, heatmap pixels (u, v), and confidences, the peaks' values, from heatmaps.
 
     The brightest pixel is refined, along u and along v, to the vertex of the parabola through the logarithms of three
     neighbouring pixels, never by more than half a pixel; without noise this recovers Eq. 7's centre.
-    heatmaps: (..., J, h, w), values >= 0 such as targets or sigmoids of logits, NumPy or torch; h, w >= 3.
-    Returns ((..., J, 2) heatmap pixels (u, v), (..., J) peak values), of the same kind and on the same device.
+    heatmaps: values >= 0 such as targets or sigmoids of logits; h, w >= 3.
     A map without a value above 0 shows no joint: its place is NaN.
     Raises ValueError for maps smaller than 3 px.
     """

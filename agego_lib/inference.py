@@ -1,14 +1,17 @@
 """Poses of a whole sequence, of a stream, or live, from overlapping windows: every frame is encoded once."""
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int, UInt8
+from torch import nn
 
 from agego_lib.images import to_tensor
 
 
-def window_starts(n, length, stride):
+def window_starts(n: int, length: int, stride: int) -> list[int]:
     """Starts of the windows of `length` frames that cover 0..n-1, ascending.
 
     The last window ends with the run. A run shorter than `length` gets one window, to be padded; an empty one none.
@@ -24,8 +27,8 @@ def window_starts(n, length, stride):
     return starts
 
 
-def read_frames(frames, indices):
-    """Frames `indices` of an array (N, H, W, 3) or of anything with `.images(indices)` -> uint8 RGB (n, H, W, 3)."""
+def read_frames(frames, indices: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n H W 3"]:
+    """RGB frames `indices` of an array (N, H, W, 3) or of anything with `.images(indices)`."""
     return frames.images(indices) if hasattr(frames, "images") else np.asarray(frames[indices])
 
 
@@ -112,8 +115,17 @@ class _Windows:
 
 
 @torch.inference_mode()
-def predict_sequence(model, frames, *, length=64, stride=32, chunk=32, features=None, progress=None):
-    """3D poses of all frames of one sequence -> float32 (N, 15, 3), metres in the camera frame.
+def predict_sequence(
+    model: nn.Module,
+    frames,
+    *,
+    length: int = 64,
+    stride: int = 32,
+    chunk: int = 32,
+    features: Callable | None = None,
+    progress: Callable | None = None,
+) -> Float32[np.ndarray, "N 15 3"]:
+    """3D poses of all frames of one sequence, metres in the camera frame.
 
     Windows of `length` frames start `stride` apart, the last one ends with the sequence (Sec. 4.2); where windows
     overlap, their poses are averaged. A sequence shorter than `length` is padded and masked. Only the frames of the
@@ -151,15 +163,15 @@ class PoseStream:
     Raises ValueError where stride exceeds length.
     """
 
-    def __init__(self, model, length=64, stride=32, step=1, chunk=32):
+    def __init__(self, model: nn.Module, length: int = 64, stride: int = 32, step: int = 1, chunk: int = 32):
         self.model, self.chunk = model.eval(), chunk
         self._waiting = []
         self._runs = [_Windows(model, length, stride) for _ in range(step)]
         self._ready = [deque() for _ in range(step)]
         self._encoded = self._given = 0
 
-    def push(self, frame):
-        """The next frame, uint8 RGB (S, S, 3) -> poses (m, 15, 3), m >= 0, of the next frames that they are final for.
+    def push(self, frame: UInt8[np.ndarray, "S S 3"]) -> Float32[np.ndarray, "m 15 3"]:
+        """The next frame, RGB -> poses, m >= 0, of the next frames that they are final for.
 
         Poses come in the order of the frames, up to step * (length + stride) frames after theirs.
         """
@@ -168,8 +180,8 @@ class PoseStream:
             self._encode_waiting()
         return self._take()
 
-    def finish(self):
-        """The frames have ended -> poses (m, 15, 3) of all those that are left."""
+    def finish(self) -> Float32[np.ndarray, "m 15 3"]:
+        """The frames have ended -> poses of all those that are left."""
         if self._waiting:
             self._encode_waiting()
         with torch.inference_mode():
@@ -202,13 +214,13 @@ class LivePredictor:
     and masked as a short sequence is. Each frame is encoded once, and only its own pose is decoded.
     """
 
-    def __init__(self, model, length=64, step=1):
+    def __init__(self, model: nn.Module, length: int = 64, step: int = 1):
         self.model, self.length, self.step = model.eval(), length, step
         self._static = deque(maxlen=(length - 1) * step + 1)
 
     @torch.inference_mode()
-    def push(self, frame):
-        """The next frame, uint8 RGB (S, S, 3), at the model's input size -> its pose (15, 3) float32, metres."""
+    def push(self, frame: UInt8[np.ndarray, "S S 3"]) -> Float32[np.ndarray, "15 3"]:
+        """The next frame, RGB, at the model's input size -> its pose, metres."""
         tokens, static = _encode(self.model, frame[None])
         motion = None
         if self.model.use_motion:

@@ -1,7 +1,8 @@
 """Training losses: the heatmap loss (Eq. 1) and the pose losses of Sec. 3.4."""
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agego_lib.skeleton import BONES, NUM_JOINTS
@@ -9,16 +10,25 @@ from agego_lib.skeleton import BONES, NUM_JOINTS
 # A bone shorter than this (metres) has no direction that a cosine could compare.
 MIN_BONE_LENGTH = 1e-6
 
+Scalar = Float[Tensor, ""]
+# Which frames count, where not all of them do.
+Mask = Bool[Tensor, "*N"] | None
+
 
 def _at_least_float32(tensor):
     # Millimetres are lost in half precision, which mixed-precision training hands over.
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def heatmap_loss(logits, target, kind="bce", pos_weight=None):
+def heatmap_loss(
+    logits: Float[Tensor, "*N J h w"],
+    target: Float[Tensor, "*N J h w"],
+    kind: str = "bce",
+    pos_weight: float | None = None,
+) -> Scalar:
     """Heatmap loss, a mean over all pixels: Eq. 1, or the alternative of Table 6.
 
-    logits, target: the same shape (..., J, h, w); target in [0, 1]. kind: "bce" is BCEWithLogits; "mse" compares the
+    target: in [0, 1]. kind: "bce" is BCEWithLogits; "mse" compares the
     sigmoid of the logits with the target, so that both losses train the same quantity, the maps in [0, 1] that the
     joint embedding reads. pos_weight: factor on the target's share of "bce" (None: 1, as in the paper).
     Raises ValueError for shapes that differ, an unknown kind, or pos_weight with "mse".
@@ -60,20 +70,18 @@ def _bones(joints):
     return joints[..., list(children), :] - joints[..., list(parents), :]
 
 
-def position_loss(pred, target, mask=None):
+def position_loss(pred: Float[Tensor, "*N J 3"], target: Float[Tensor, "*N J 3"], mask: Mask = None) -> Scalar:
     """L_pos of Sec. 3.4: mean Euclidean distance over joints and frames, in the unit of the input.
 
-    pred, target: (..., J, 3). mask: bool (...), true for the frames to count (None: all).
     Raises ValueError for shapes that do not fit or a mask that excludes every frame.
     """
     pred, target = _valid_frames(pred, target, mask)
     return torch.linalg.vector_norm(pred - target, dim=-1).mean()
 
 
-def bone_length_loss(pred, target, mask=None):
+def bone_length_loss(pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 15 3"], mask: Mask = None) -> Scalar:
     """L_bone of Sec. 3.4: mean squared difference of bone lengths over bones and frames, in the input's unit squared.
 
-    pred, target: (..., 15, 3). mask: bool (...), true for the frames to count (None: all).
     Raises ValueError as `position_loss`.
     """
     pred, target = _valid_frames(pred, target, mask)
@@ -81,11 +89,10 @@ def bone_length_loss(pred, target, mask=None):
     return (lengths[0] - lengths[1]).square().mean()
 
 
-def bone_cosine_loss(pred, target, mask=None):
+def bone_cosine_loss(pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 15 3"], mask: Mask = None) -> Scalar:
     """L_cos of Sec. 3.4: minus the mean cosine between predicted and true bones, over bones and frames; in [-1, 1].
 
-    pred, target: (..., 15, 3) in metres. mask: bool (...), true for the frames to count (None: all).
-    A bone of no length, predicted or true, counts as cosine 0 and gives no gradient.
+    pred, target: in metres. A bone of no length, predicted or true, counts as cosine 0 and gives no gradient.
     Raises ValueError as `position_loss`.
     """
     pred, target = _valid_frames(pred, target, mask)
@@ -100,15 +107,14 @@ def bone_cosine_loss(pred, target, mask=None):
 class PoseLoss(nn.Module):
     """The overall objective of Sec. 3.4: lambda_pos * L_pos + lambda_bone * L_bone + lambda_cos * L_cos."""
 
-    def __init__(self, lambda_pos=1.0, lambda_bone=0.1, lambda_cos=0.01):
+    def __init__(self, lambda_pos: float = 1.0, lambda_bone: float = 0.1, lambda_cos: float = 0.01):
         super().__init__()
         self.weights = {"position": lambda_pos, "bone_length": lambda_bone, "bone_cosine": lambda_cos}
 
-    def forward(self, pred, target, mask=None):
-        """pred, target: (..., 15, 3) m; mask: bool (...), true for the frames to count.
-
-        Returns (total, terms); terms "position", "bone_length" and "bone_cosine" are scalars before weighting.
-        """
+    def forward(
+        self, pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 15 3"], mask: Mask = None
+    ) -> tuple[Scalar, dict[str, Scalar]]:
+        """Joints in m -> (total, terms): "position", "bone_length" and "bone_cosine", before weighting."""
         pred, target = _valid_frames(pred, target, mask)
         terms = {
             "position": position_loss(pred, target),

@@ -3,10 +3,17 @@
 A frame that holds NaN gives NaN. NumPy input is computed in float64, torch input in float32 or better.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
 
 from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, NUM_JOINTS
+
+Array = np.ndarray | Tensor
+Scalar = float | Float[Tensor, ""]  # of NumPy input, of torch input
 
 
 def _pair(pred, target, dim=3):
@@ -52,21 +59,22 @@ def _align(pred, target):
     return scale[..., None, None] * (x @ rotation) + target_mean
 
 
-def procrustes_align(pred, target):
+def procrustes_align(pred: Num[Array, "*N J 3"], target: Num[Array, "*N J 3"]) -> Float[Array, "*N J 3"]:
     """`pred` moved onto `target`, frame by frame, by the best similarity in the least-squares sense (Sec. 4.3).
 
-    Rotation (never a reflection), translation and scale. pred, target: (..., J, 3). Returns (..., J, 3).
-    Raises ValueError for shapes that differ or are not (..., J, 3).
+    Rotation (never a reflection), translation and scale. Raises ValueError for other shapes.
     """
     pred, target, finish = _pair(pred, target)
     return finish(_align(pred, target))
 
 
-def mpjpe(pred, target, reduce="mean"):
+def mpjpe(
+    pred: Num[Array, "*N J 3"], target: Num[Array, "*N J 3"], reduce: str = "mean"
+) -> Scalar | Float[Array, "*N"]:
     """Mean Per Joint Position Error (Sec. 4.3): mean Euclidean distance between joints.
 
-    pred, target: (..., J, 3). reduce: "mean" over frames and joints -> a number; "none" -> one value a frame, (...).
-    Raises ValueError for shapes that differ or are not (..., J, 3), or another `reduce`.
+    reduce: "mean" over frames and joints -> a number; "none" -> one value a frame.
+    Raises ValueError for other shapes or another `reduce`.
     """
     _check_reduce(reduce)
     pred, target, finish = _pair(pred, target)
@@ -74,7 +82,9 @@ def mpjpe(pred, target, reduce="mean"):
     return finish(error.mean() if reduce == "mean" else error.mean(-1))
 
 
-def pa_mpjpe(pred, target, reduce="mean"):
+def pa_mpjpe(
+    pred: Num[Array, "*N J 3"], target: Num[Array, "*N J 3"], reduce: str = "mean"
+) -> Scalar | Float[Array, "*N"]:
     """MPJPE after Procrustes alignment of each frame by itself (Sec. 4.3). Arguments as `mpjpe`."""
     _check_reduce(reduce)
     pred, target, finish = _pair(pred, target)
@@ -82,11 +92,13 @@ def pa_mpjpe(pred, target, reduce="mean"):
     return finish(error.mean() if reduce == "mean" else error.mean(-1))
 
 
-def resize_bones(pose, lengths=COMMON_BONE_LENGTHS):
+def resize_bones(
+    pose: Num[Array, "*N 15 3"], lengths: Sequence[float] = COMMON_BONE_LENGTHS
+) -> Float[Array, "*N 15 3"]:
     """Poses whose bones keep their directions and get the lengths given, one after the other from the neck outwards.
 
-    pose: (..., 15, 3), whose neck stays where it is. lengths: 14, in the order of `skeleton.BONES`, of any unit, which
-    is then that of the bones. A bone of length zero has no direction: it stays so, its joint where its parent is.
+    The neck stays where it is. lengths: 14, in the order of `skeleton.BONES`, of any unit, which is then that of the
+    bones. A bone of length zero has no direction: it stays so, its joint where its parent is.
     Raises ValueError for other shapes.
     """
     pose, _, finish = _pair(pose, pose)
@@ -105,7 +117,9 @@ def _resize(pose, lengths):
     return torch.stack(joints, dim=-2)
 
 
-def ba_mpjpe(pred, target, reduce="mean"):
+def ba_mpjpe(
+    pred: Num[Array, "*N 15 3"], target: Num[Array, "*N 15 3"], reduce: str = "mean"
+) -> Scalar | Float[Array, "*N"]:
     """Bone-length-aligned MPJPE: PA-MPJPE after both poses were resized to the bones of one common skeleton.
 
     As Mo2Cap2, GlobalEgoMocap and SceneEgo report it beside PA-MPJPE: what is left when body size and proportions do
@@ -117,10 +131,12 @@ def ba_mpjpe(pred, target, reduce="mean"):
     return pa_mpjpe(pred, target, reduce)
 
 
-def per_joint_error(pred, target, reduce="mean"):
+def per_joint_error(
+    pred: Num[Array, "*N J 3"], target: Num[Array, "*N J 3"], reduce: str = "mean"
+) -> Float[Array, " J"] | Float[Array, "*N J"]:
     """Euclidean distance of each joint (Fig. 4), the mean of which is `mpjpe`; align first for the PA variant.
 
-    pred, target: (..., J, 3). reduce: "mean" over frames -> (J,); "none" -> (..., J).
+    reduce: "mean" over frames, or "none".
     Raises ValueError as `mpjpe`.
     """
     _check_reduce(reduce)
@@ -129,10 +145,10 @@ def per_joint_error(pred, target, reduce="mean"):
     return finish(error.reshape(-1, error.shape[-1]).mean(0) if reduce == "mean" else error)
 
 
-def pck(pred, target, threshold):
+def pck(pred: Num[Array, "*N J D"], target: Num[Array, "*N J D"], threshold: float) -> Scalar:
     """Percentage of Correct Keypoints as a fraction: the share of joints at most `threshold` from their target.
 
-    pred, target: (..., J, D), for example 2D joints in px; threshold in the same unit. A joint whose target is NaN
+    pred, target: for example 2D joints in px; threshold in the same unit. A joint whose target is NaN
     (outside the image) is not counted; a NaN prediction of a joint that is there counts as wrong.
     Raises ValueError for shapes that differ. NaN where no target can be counted.
     """
@@ -141,7 +157,7 @@ def pck(pred, target, threshold):
     return finish(correct[~target.isnan().any(-1)].to(pred.dtype).mean())
 
 
-def auc(pred, target, limit, steps=31):
+def auc(pred: Num[Array, "*N J D"], target: Num[Array, "*N J D"], limit: float, steps: int = 31) -> Scalar:
     """Area under the PCK curve: the mean of `pck` over `steps` thresholds from 0 to `limit`, both among them.
 
     With limit = 150 mm and 31 steps this is the AUC of the MPI-INF-3DHP benchmark (Mehta et al., 3DV 2017).
@@ -153,15 +169,20 @@ def auc(pred, target, limit, steps=31):
     return finish((error[:, None] <= thresholds).to(error.dtype).mean())
 
 
-def acceleration_error(pred, target, frame_numbers=None, reduce="mean"):
+def acceleration_error(
+    pred: Num[Array, "N J 3"],
+    target: Num[Array, "N J 3"],
+    frame_numbers: Int[np.ndarray, " N"] | None = None,
+    reduce: str = "mean",
+) -> Scalar | Float[Array, " M"]:
     """Mean distance between the second differences of two joint paths, in units a frame squared: jitter.
 
-    pred, target: (N, J, 3), frames of one sequence (Kanazawa et al., CVPR 2019, call it acceleration error).
-    frame_numbers: (N,) ascending, or None for N consecutive frames. Only three frames in a row count: across a missing
+    pred, target: frames of one sequence (Kanazawa et al., CVPR 2019, call it acceleration error).
+    frame_numbers: ascending, or None for N consecutive frames. Only three frames in a row count: across a missing
     frame, a second difference is mostly the motion that was missed. In a row are frames as far apart as the
     sequence's closest ones: where every k-th frame of a video was kept, those are its frames, and "a frame squared" is
     of them. reduce: "mean" over triples and joints -> a number, NaN where there is no triple; "none" -> one value a
-    triple, (M,). Raises ValueError for shapes that differ or are not (N, J, 3), and for numbers that do not ascend.
+    triple. Raises ValueError for other shapes, and for numbers that do not ascend.
     """
     _check_reduce(reduce)
     pred, target, finish = _pair(pred, target)
@@ -177,10 +198,10 @@ def acceleration_error(pred, target, frame_numbers=None, reduce="mean"):
     return finish(error.mean() if reduce == "mean" else error.mean(-1))
 
 
-def bone_length_deviation(pred, bones):
+def bone_length_deviation(pred: Num[Array, "N J 3"], bones: Sequence[tuple[int, int]]) -> Scalar:
     """Standard deviation of each bone's length over the frames of one sequence, mean over bones; 0 for a rigid body.
 
-    pred: (N, J, 3). bones: (K, 2) pairs of joint indices. Raises ValueError for another shape.
+    bones: pairs of joint indices. Raises ValueError for another shape.
     """
     pred, _, finish = _pair(pred, pred)
     if pred.ndim != 3:

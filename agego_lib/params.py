@@ -1,19 +1,21 @@
-"""Typed settings: params.yaml read once, every key and value checked, every mistake refused by name.
+"""Settings: params.yaml read once, every key and value checked, every mistake refused by name.
 
 params.yaml alone says what a working copy runs. `conf/` holds the groups that it is composed from (see
-scripts/configure.py); docs/decisions.md says which point of the paper each setting answers.
+scripts/configure.py); docs/decisions.md says which point of the paper each setting answers. The classes check
+what they are made of, also by `dataclasses.replace`; what must fit together within the file is at their end.
 """
 
-import dataclasses
 import os
 import reprlib
-import types
-import typing
-from dataclasses import dataclass, field, replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from agego_lib.files import read_text
 
@@ -27,39 +29,72 @@ class SettingsError(ValueError):
     """A setting that is unknown, missing, of the wrong type or out of range; the message names it."""
 
 
-def setting(low=None, high=None, above=None):
-    """A required dataclass field whose value must satisfy low <= value <= high, or value > above."""
-    return field(metadata={"low": low, "high": high, "above": above})
+def _kind(kind, expected, **limits):
+    """A field's type: `kind` within pydantic's `limits`, nothing converted but whole numbers to floats."""
+
+    def check(value, handler):
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("expected", expected) from None
+
+    return Annotated[kind, Field(strict=True, **limits), WrapValidator(check)]
 
 
-@dataclass(frozen=True)
+def _number(kind, **limits):
+    names = {"ge": "at least", "gt": "above", "le": "at most", "multiple_of": "a multiple of"}
+    bounds = " and ".join(f"{names[key]} {limit}" for key, limit in limits.items())
+    noun = "a whole number" if kind is int else "a number"
+    return _kind(kind, f"{noun} {bounds}", lt=MAX_NUMBER, **limits)
+
+
+def _list(kind, length=None):
+    def check(value):
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            raise PydanticCustomError("expected", f"a list of {length}" if length else "a list")
+        return value
+
+    return Annotated[tuple[kind, ...], BeforeValidator(check)]
+
+
+Text = _kind(str, "a text", min_length=1)
+Switch = _kind(bool, "true or false")
+Count = _number(int, ge=1)
+Natural = _number(int, ge=0)
+Positive = _number(float, gt=0)
+NotNegative = _number(float, ge=0)
+Part = _number(float, ge=0, le=0.9)
+section = dataclass(frozen=True, config={"extra": "forbid"})
+
+
+@section
 class RunSettings:
     """Which groups of conf/ the settings come from: marks what is kept of a run, and changes nothing by itself."""
 
-    dataset: str
-    profile: str
-    tables: str
+    dataset: Text
+    profile: Text
+    tables: Text
 
 
-@dataclass(frozen=True)
+@section
 class DataSetSettings:
     """Where one data set lies: paths are absolute or relative to the project; lists name one sequence a line."""
 
-    root: str
-    train_list: str
-    test_list: str
-    calibration: str
-    allow_shared_actors: bool
+    root: Text
+    train_list: Text
+    test_list: Text
+    calibration: Text
+    allow_shared_actors: Switch
 
 
-@dataclass(frozen=True)
+@section
 class SceneEgoSettings(DataSetSettings):
     """clock: which frame an annotation of the test split without image_name is of, as read_sceneego has it."""
 
     clock: Literal["sceneego", "egowholemocap"]
 
 
-@dataclass(frozen=True)
+@section
 class DatasetSettings:
     """The EgoPW-like and the SceneEgo-like set; `synthetic` renders both from data/ first."""
 
@@ -68,132 +103,132 @@ class DatasetSettings:
     sceneego: SceneEgoSettings
 
 
-@dataclass(frozen=True)
+@section
 class RenderSettings:
     """The embedded data: (actors, sequences an actor) of each split."""
 
-    scale: float = setting(low=0.1, high=1.0)
-    frames_per_sequence: int = setting(low=8)
-    egopw_train: tuple[int, int] = setting(low=1)
-    egopw_test: tuple[int, int] = setting(low=1)
-    sceneego_train: tuple[int, int] = setting(low=1)
-    sceneego_test: tuple[int, int] = setting(low=1)
-    label_noise_mm: float = setting(low=0)
+    scale: _number(float, ge=0.1, le=1.0)
+    frames_per_sequence: _number(int, ge=8)
+    egopw_train: _list(Count, 2)
+    egopw_test: _list(Count, 2)
+    sceneego_train: _list(Count, 2)
+    sceneego_test: _list(Count, 2)
+    label_noise_mm: NotNegative
 
 
-@dataclass(frozen=True)
+@section
 class PrepareSettings:
-    """Sec. 4.2: frames resized to `size` squared."""
+    """Sec. 4.2: frames resized to `size` squared, a multiple of the encoder's total stride."""
 
-    size: int = setting(low=32)
+    size: _number(int, ge=32, multiple_of=32)
     crop: Literal["none", "square"]
-    max_skipped: float = setting(low=0, high=1)
-    workers: int = setting(low=1)
+    max_skipped: _number(float, ge=0, le=1)
+    workers: Count
 
 
-@dataclass(frozen=True)
+@section
 class OptimiserSettings:
     """One training run: Adam with a linear warm-up and a cosine from lr to lr_final over all steps."""
 
-    epochs: int = setting(low=1)
-    batch_size: int = setting(low=1)
-    lr: float = setting(above=0)
-    lr_final: float = setting(low=0)
-    warmup_steps: int = setting(low=0)
-    weight_decay: float = setting(low=0)
-    grad_clip: float = setting(low=0)
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    lr_final: NotNegative
+    warmup_steps: Natural
+    weight_decay: NotNegative
+    grad_clip: NotNegative
 
 
-@dataclass(frozen=True)
+@section
 class HeatmapSettings:
     """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap.
 
     colour_jitter: each training frame's channels are multiplied by 1 +- up to this.
     """
 
-    init: str
-    fpn_channels: tuple[int, int, int, int] = setting(low=1)
+    init: Text
+    fpn_channels: _list(Count, 4)
     loss: Literal["bce", "mse"]
-    sigma: float = setting(above=0)
-    pos_weight: float = setting(above=0)
-    colour_jitter: float = setting(low=0, high=0.9)
+    sigma: Positive
+    pos_weight: Positive
+    colour_jitter: Part
     optimiser: OptimiserSettings
 
 
-@dataclass(frozen=True)
+@section
 class VisualSettings:
     """Sec. 3.2: the frame encoder's backbone. init: imagenet, heatmap_encoder, scratch, or a weights file."""
 
     backbone: Literal["resnet18", "resnet50"]
-    init: str
+    init: Text
 
 
-@dataclass(frozen=True)
+@section
 class FeaturesSettings:
     """Frozen features are stored when all of them fit into limit_gb (10^9 bytes), else computed in every step."""
 
-    limit_gb: float = setting(low=0)
-    batch_size: int = setting(low=1)
+    limit_gb: NotNegative
+    batch_size: Count
 
 
-@dataclass(frozen=True)
+@section
 class WindowSettings:
     """Sec. 4.2: T frames a window, `stride` frames apart; no window crosses a hole of more than max_gap frames.
 
     step: a window takes every step-th frame of the video (1: all), and stride counts those.
     """
 
-    length: int = setting(low=2)
-    stride: int = setting(low=1)
-    step: int = setting(low=1)
-    max_gap: int = setting(low=1)
+    length: _number(int, ge=2)
+    stride: Count
+    step: Count
+    max_gap: Count
 
 
-@dataclass(frozen=True)
+@section
 class MotionSettings:
     """Sec. 3.2: ActionFormer blocks, local then global. checkpoint: the public Ego4D file, or null to train here."""
 
-    heads: int = setting(low=1)
-    depth: int = setting(low=1)
-    local_blocks: int = setting(low=0)
-    window: int = setting(low=1)
-    drop_path: float = setting(low=0, high=0.9)
-    checkpoint: str | None
-    checkpoint_blocks: tuple[str, ...]
-    checkpoint_ema: bool
+    heads: Count
+    depth: Count
+    local_blocks: Natural
+    window: Count
+    drop_path: Part
+    checkpoint: Text | None
+    checkpoint_blocks: _list(Text)
+    checkpoint_ema: Switch
     optimiser: OptimiserSettings
 
 
-@dataclass(frozen=True)
+@section
 class DecoderSettings:
     """Sec. 3.3, and what it leaves open (docs/decisions.md)."""
 
-    layers: int = setting(low=1)
-    heads: int = setting(low=1)
-    dropout: float = setting(low=0, high=0.9)
-    norm_first: bool
-    input_scale: float = setting(above=0)
-    memory_joint_embedding: bool
-    start_at_mean_pose: bool
+    layers: Count
+    heads: Count
+    dropout: Part
+    norm_first: Switch
+    input_scale: Positive
+    memory_joint_embedding: Switch
+    start_at_mean_pose: Switch
 
 
-@dataclass(frozen=True)
+@section
 class LossSettings:
     """Sec. 3.4, the weights of the composite loss."""
 
-    lambda_pos: float = setting(low=0)
-    lambda_bone: float = setting(low=0)
-    lambda_cos: float = setting(low=0)
+    lambda_pos: NotNegative
+    lambda_bone: NotNegative
+    lambda_cos: NotNegative
 
 
-@dataclass(frozen=True)
+@section
 class EvaluateSettings:
     """pck_share: the 2D PCK threshold as a share of the input's side (8 px of 128 is 0.0625)."""
 
-    pck_share: float = setting(above=0, high=1)
+    pck_share: _number(float, gt=0, le=1)
 
 
-@dataclass(frozen=True)
+@section
 class AblationSettings:
     """What `05_ablations` compares with the full model: runs of `03_pose_training`, and baselines.
 
@@ -201,33 +236,32 @@ class AblationSettings:
     further seeds beside `seed`, for each row of `reseeded`.
     """
 
-    rows: tuple[
+    rows: _list(
         Literal[
             "no_cross_attention", "no_motion", "no_spatial",
             "window_half", "window_double", "joint_embedding", "sceneego_only",
-        ],
-        ...,
-    ]  # fmt: skip
-    heatmap_losses: tuple[Literal["mse", "bce"], ...]
-    seeds: tuple[int, ...] = setting(low=0)
-    reseeded: tuple[Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding"], ...]
-    baselines: tuple[Literal["nearest", "xr_egopose", "mo2cap2"], ...]
+        ]
+    )  # fmt: skip
+    heatmap_losses: _list(Literal["mse", "bce"])
+    seeds: _list(Natural)
+    reseeded: _list(Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding"])
+    baselines: _list(Literal["nearest", "xr_egopose", "mo2cap2"])
 
 
-@dataclass(frozen=True)
+@section
 class EngineSettings:
     """Lightning Fabric's own settings, loader workers and CPU threads (0: OMP_NUM_THREADS, or as many as there are)."""
 
-    accelerator: str
-    devices: int = setting(low=1)
-    num_nodes: int = setting(low=1)
-    strategy: str
+    accelerator: Text
+    devices: Count
+    num_nodes: Count
+    strategy: Text
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    workers: int = setting(low=0)
-    threads: int = setting(low=0)
+    workers: Natural
+    threads: Natural
 
 
-@dataclass(frozen=True)
+@section
 class ResumeSettings:
     """What keeps a run safe and changes no result, so that no stage depends on it.
 
@@ -235,14 +269,14 @@ class ResumeSettings:
     run may skip because their loss or gradient is not finite.
     """
 
-    every_minutes: float = setting(low=0)
-    max_faults: int = setting(low=0)
+    every_minutes: NotNegative
+    max_faults: Natural
 
 
-@dataclass(frozen=True)
+@section
 class Settings:
     run: RunSettings
-    seed: int = setting(low=0)
+    seed: Natural
     dataset: DatasetSettings
     render: RenderSettings
     prepare: PrepareSettings
@@ -261,83 +295,52 @@ class Settings:
     resume: ResumeSettings
 
 
+def _fits_together(s):
+    """`s`, the settings of a file, or the error of the first that does not go with the others."""
+    rules = [
+        ("window.stride", s.window.stride <= s.window.length, f"at most window.length ({s.window.length})"),
+        ("heatmap.pos_weight", s.heatmap.loss == "bce" or s.heatmap.pos_weight == 1, "1, as heatmap.loss is mse"),
+        ("ablation.seeds", s.seed not in s.ablation.seeds, f"seeds other than seed ({s.seed})"),
+        ("ablation.heatmap_losses", s.heatmap.loss not in s.ablation.heatmap_losses, "another loss than heatmap.loss"),
+        ("motion.heads", 384 % s.motion.heads == 0, "a divisor of 384, the width that the heads share"),
+        ("decoder.heads", 128 % s.decoder.heads == 0, "a divisor of 128, the width that the heads share"),
+        ("motion.local_blocks", s.motion.local_blocks <= s.motion.depth, f"at most motion.depth ({s.motion.depth})"),
+        (
+            "visual.backbone",
+            s.visual.init != "heatmap_encoder" or s.visual.backbone == "resnet18",
+            "resnet18, as visual.init is heatmap_encoder",
+        ),
+    ]
+    for name, holds, expected in rules:
+        if not holds:
+            error = {"type": PydanticCustomError("expected", expected), "loc": tuple(name.split("."))}
+            raise ValidationError.from_exception_data("Settings", [{**error, "input": attrgetter(name)(s)}])
+    return s
+
+
+_FILE = TypeAdapter(Annotated[Settings, AfterValidator(_fits_together)])
+_KEYS = ("invalid_key", "unexpected_keyword_argument", "missing")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
 _short.maxlong = 40
 
 
-def _refuse(where, value, expected):
-    raise SettingsError(f"{where} is {_short.repr(value)}; expected {expected}")
-
-
-def _scalar(kind, value, where, limits):
-    if kind is bool:
-        if not isinstance(value, bool):
-            _refuse(where, value, "true or false")
-        return value
-    if kind is str:
-        if not isinstance(value, str) or not value:
-            _refuse(where, value, "a text")
-        return value
-    wanted = "a whole number" if kind is int else "a number"
-    bounds = [f"at least {limits['low']}"] * (limits.get("low") is not None)
-    bounds += [f"above {limits['above']}"] * (limits.get("above") is not None)
-    bounds += [f"at most {limits['high']}"] * (limits.get("high") is not None)
-    expected = " ".join([wanted, " and ".join(bounds)]).strip()
-    allowed = int if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not -MAX_NUMBER < value < MAX_NUMBER:
-        _refuse(where, value, expected)
-    low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
-    if (
-        (low is not None and value < low)
-        or (above is not None and value <= above)
-        or (high is not None and value > high)
-    ):
-        _refuse(where, value, expected)
-    return kind(value)
-
-
-def _read(kind, value, where, limits):
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        return _section(kind, value, where)
-    if origin is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            _refuse(where, value, "one of " + ", ".join(choices))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _read(next(a for a in typing.get_args(kind) if a is not type(None)), value, where, limits)
-    if origin is tuple:
-        kinds = typing.get_args(kind)
-        if not isinstance(value, list):
-            _refuse(where, value, "a list")
-        if kinds[-1] is Ellipsis:
-            kinds = (kinds[0],) * len(value)
-        elif len(kinds) != len(value):
-            _refuse(where, value, f"a list of {len(kinds)}")
-        return tuple(_read(k, v, f"{where}[{i}]", limits) for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    return _scalar(kind, value, where, limits)
-
-
-def _section(kind, raw, where):
-    if not isinstance(raw, dict):
-        _refuse(where, raw, "a section of settings")
-    prefix = where + ("" if where.endswith(": ") else ".")
-    hints = typing.get_type_hints(kind)
-    unknown = [f"{key:.100}" if isinstance(key, str) else _short.repr(key) for key in raw if key not in hints]
-    if unknown:
-        hint = CONFIGURE if unknown[0] in GROUPS else f"known here: {', '.join(hints)}"
-        raise SettingsError(f"{prefix}{unknown[0]} is not a setting; {hint}")
-    missing = [key for key in hints if key not in raw]
-    if missing:
-        raise SettingsError(
-            f"{prefix}{missing[0]} is missing; compose params.yaml anew: `python scripts/configure.py --fresh`"
-        )
-    limits = {f.name: f.metadata for f in dataclasses.fields(kind)}
-    return kind(**{key: _read(hint, raw[key], prefix + key, limits[key]) for key, hint in hints.items()})
+def _message(error):
+    """What a pydantic error says of the settings, in this project's words."""
+    *parents, last = error["loc"] or ("its content",)
+    name = "".join(f"[{key}]" if isinstance(key, int) else f".{key:.100}" for key in (*parents, last)).removeprefix(".")
+    if error["type"] == "missing":
+        return f"{name} is missing; compose params.yaml anew: `python scripts/configure.py --fresh`"
+    if error["type"] in _KEYS:
+        kind = Settings
+        for key in parents:
+            kind = kind.__dataclass_fields__[key].type
+        hint = CONFIGURE if last in GROUPS else "known here: " + ", ".join(field.name for field in fields(kind))
+        return f"{name} is not a setting; {hint}"
+    value, expected = error["input"], error["msg"].removeprefix("Input should be ")
+    if error["type"] == "dataclass_type":
+        expected = f"its settings; {CONFIGURE}" if last in GROUPS else "a section of settings"
+    return f"{name} is {_short.repr(list(value) if isinstance(value, tuple) else value)}; expected {expected}"
 
 
 def find_root(start=None):
@@ -377,32 +380,13 @@ def located(settings, root):
 
 def from_dict(raw, source="params.yaml"):
     """A dict as YAML gives it -> Settings. Raises SettingsError naming the setting, what was found and expected."""
-    if isinstance(raw, dict) and isinstance(raw.get("dataset"), str):
-        _refuse(f"{source}: dataset", raw["dataset"], f"its settings; {CONFIGURE}")
-    settings = _section(Settings, raw, f"{source}: ")
-    if settings.window.stride > settings.window.length:
-        _refuse(f"{source}: window.stride", settings.window.stride, f"at most window.length ({settings.window.length})")
-    if settings.prepare.size % 32:
-        _refuse(f"{source}: prepare.size", settings.prepare.size, "a multiple of 32, the encoder's total stride")
-    if settings.heatmap.loss == "mse" and settings.heatmap.pos_weight != 1:
-        _refuse(f"{source}: heatmap.pos_weight", settings.heatmap.pos_weight, "1, as heatmap.loss is mse")
-    if settings.seed in settings.ablation.seeds:
-        _refuse(f"{source}: ablation.seeds", list(settings.ablation.seeds), f"seeds other than seed ({settings.seed})")
-    if settings.heatmap.loss in settings.ablation.heatmap_losses:
-        _refuse(f"{source}: ablation.heatmap_losses", settings.heatmap.loss, "another loss than heatmap.loss")
-    for name, width in (("motion", 384), ("decoder", 128)):
-        heads = getattr(settings, name).heads
-        if width % heads:
-            _refuse(f"{source}: {name}.heads", heads, f"a divisor of {width}, the width that the heads share")
-    if settings.motion.local_blocks > settings.motion.depth:
-        _refuse(
-            f"{source}: motion.local_blocks",
-            settings.motion.local_blocks,
-            f"at most motion.depth ({settings.motion.depth})",
-        )
-    if settings.visual.init == "heatmap_encoder" and settings.visual.backbone != "resnet18":
-        _refuse(f"{source}: visual.backbone", settings.visual.backbone, "resnet18, as visual.init is heatmap_encoder")
-    return settings
+    try:
+        return _FILE.validate_python(raw)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    # Keys come before values: a value that does not fit is often another key's.
+    first = min(errors, key=lambda e: _KEYS.index(e["type"]) if e["type"] in _KEYS else len(_KEYS))
+    raise SettingsError(f"{source}: {_message(first)}")
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -371,3 +371,25 @@ def test_messages_name_the_file(tmp_path, raw):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(changed(raw, "heatmap.sigma", -1)))
     with pytest.raises(SettingsError, match=r"^mine\.yaml: heatmap\.sigma is -1; expected a number above 0$"):
         params.load(tmp_path / "mine.yaml")
+
+
+def test_what_derives_from_settings_is_checked_too(raw):
+    """Ranges hold in every copy; the file's own rules do not, as a run of another seed comes from the same file."""
+    settings = params.from_dict(changed(raw, "ablation.seeds", [1]))
+    assert replace(settings, seed=1).ablation.seeds == (1,)
+    for change in ({"epochs": 0}, {"lr": float("inf")}, {"batch_size": 2.0}, {"grad_clip": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))}.*\n.*a (whole )?number"):
+            replace(settings.pose, **change)
+    with pytest.raises(AttributeError):
+        settings.pose.epochs = 3
+
+
+def test_one_mistake_at_a_time(raw):
+    """Names come before values, and values in the order of the file; a YAML set is no list."""
+    two = changed(changed(raw, "ablation.seeds", {1, 2}), "heatmap.sigma", -1)
+    refused(two, "heatmap.sigma", -1)
+    refused(changed(two, "heatmap.sigma", 1), "ablation.seeds", {1, 2})
+    with pytest.raises(SettingsError, match=r"^params\.yaml: window\.lenght is not a setting; known here: length, "):
+        params.from_dict(changed(two, "window", {"lenght": 8}))
+    with pytest.raises(SettingsError, match=r"^params\.yaml: window\[8\] is not a setting"):
+        params.from_dict(changed(two, "window", {**raw["window"], 8: 8}))

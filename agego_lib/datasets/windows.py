@@ -1,21 +1,20 @@
 """Prepared sequences as PyTorch data sets: windows of T frames (Sec. 4.1: T = 64, stride 32) and single frames."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import Dataset
 
 from agego_lib.inference import window_starts
 
 
-def segments(frame_numbers, max_gap):
-    """Runs without a hole: [start, stop) index pairs, cut where more than `max_gap` frame numbers in a row are missing.
-
-    frame_numbers: (N,) ascending.
-    """
+def segments(frame_numbers: Int[np.ndarray, " N"], max_gap: int) -> list[tuple[int, int]]:
+    """Runs without a hole: [start, stop), cut where more than `max_gap` ascending numbers in a row are missing."""
     numbers = np.asarray(frame_numbers)
     if not len(numbers):
         return []
@@ -44,7 +43,16 @@ class WindowDataset(Dataset):
     action_names: given for a data set that must share another's indices, else collected from the sequences, sorted.
     """
 
-    def __init__(self, sequences, length=64, stride=32, max_gap=10, source=None, action_names=None, step=1):
+    def __init__(
+        self,
+        sequences,
+        length: int = 64,
+        stride: int = 32,
+        max_gap: int = 10,
+        source=None,
+        action_names: Sequence[str] | None = None,
+        step: int = 1,
+    ):
         self.sequences = list(sequences)
         self.length, self.step = length, step
         self.source = source
@@ -65,16 +73,16 @@ class WindowDataset(Dataset):
             for start in window_starts(len(range(first, stop, step)), length, stride)
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.windows)
 
-    def describe(self, item):
+    def describe(self, item: int) -> dict:
         """Which sequence and frames a window holds, for messages."""
         number, start, stop = self.windows[item]
         sequence = self.sequences[number]
         return {"sequence": sequence.key, "frames": list(range(start, stop, self.step))}
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int) -> dict:
         number, start, stop = self.windows[item]
         sequence, frames = self.sequences[number], np.arange(start, stop, self.step)
         inputs = {} if self.source is None else self.source.read(number, frames)
@@ -105,15 +113,15 @@ class FrameItems(Dataset):
         self.sequences = list(sequences)
         self._ends = np.cumsum([len(s) for s in self.sequences], dtype=np.int64).tolist()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def place(self, item):
+    def place(self, item: int) -> tuple[int, int]:
         """(sequence index, frame index) of an item."""
         number = bisect_right(self._ends, item)
         return number, item - self._ends[number] + len(self.sequences[number])
 
-    def describe(self, item):
+    def describe(self, item: int) -> dict:
         """Which sequence and frame an item is, for messages."""
         number, frame = self.place(item)
         sequence = self.sequences[number]
@@ -127,12 +135,12 @@ class FrameDataset(FrameItems):
     `sequence` int, `frame` int, its index in the sequence. size: S, by default that of the prepared view.
     """
 
-    def __init__(self, sequences, size=None):
+    def __init__(self, sequences, size: int | None = None):
         super().__init__(sequences)
         self.size = size
         self._joints = [sequence.joints_view(size) for sequence in self.sequences]
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int) -> dict:
         if item < 0:
             item += len(self)
         if not 0 <= item < len(self):

@@ -1,8 +1,10 @@
 """Errors of a split in millimetres (Sec. 4.3), their intervals, and what knowing nothing gives: the mean pose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float64, Int
 
 from agego_lib import metrics
 from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, JOINT_NAMES, LOWER_BODY, UPPER_BODY
@@ -16,48 +18,43 @@ PCK_LIMIT_MM = 150  # of 3D PCK and its AUC, as in MPI-INF-3DHP (Mehta et al., 3
 class PoseErrors:
     """Errors of a split in mm, of all its F frames, one sequence after the other.
 
-    distance, pa_distance: of each joint (F, 15), without and with Procrustes alignment of its frame; ba_distance: with
+    distance, pa_distance: of each joint, without and with Procrustes alignment of its frame; ba_distance: with
     it, after both poses got the bones of one skeleton (see metrics.ba_mpjpe).
     lengths: frames of each sequence. whole: what only whole sequences have, for `summary`.
     """
 
-    distance: np.ndarray
-    pa_distance: np.ndarray
-    ba_distance: np.ndarray
-    lengths: tuple
+    distance: Float[np.ndarray, "F 15"]
+    pa_distance: Float[np.ndarray, "F 15"]
+    ba_distance: Float[np.ndarray, "F 15"]
+    lengths: tuple[int, ...]
     whole: dict
 
     @property
-    def mpjpe(self):
-        """A frame (F,)."""
+    def mpjpe(self) -> Float[np.ndarray, " F"]:
         return self.distance.mean(-1)
 
     @property
-    def pa_mpjpe(self):
-        """A frame (F,)."""
+    def pa_mpjpe(self) -> Float[np.ndarray, " F"]:
         return self.pa_distance.mean(-1)
 
     @property
-    def ba_mpjpe(self):
-        """A frame (F,)."""
+    def ba_mpjpe(self) -> Float[np.ndarray, " F"]:
         return self.ba_distance.mean(-1)
 
     @property
-    def per_joint(self):
-        """Mean over frames (15,)."""
+    def per_joint(self) -> Float[np.ndarray, "15"]:
         return self.distance.mean(0)
 
     @property
-    def pa_per_joint(self):
-        """Mean over frames (15,)."""
+    def pa_per_joint(self) -> Float[np.ndarray, "15"]:
         return self.pa_distance.mean(0)
 
-    def summary(self):
+    def summary(self) -> dict[str, float]:
         """Means over all frames, with the unit in the key."""
         means = {f"{name}_mm": round(float(getattr(self, name).mean()), 2) for name in HEADLINE}
         return means | {name: round(value, 4) for name, value in self.whole.items()}
 
-    def report(self):
+    def report(self) -> dict:
         """`summary`, and in `interval_95` the bootstrap intervals over sequences of its headline numbers."""
         intervals = {}
         for name in HEADLINE:
@@ -66,8 +63,10 @@ class PoseErrors:
         return {**self.summary(), "interval_95": intervals}
 
 
-def bootstrap_interval(values, lengths, level=0.95, draws=10_000, seed=0):
-    """Percentile interval of the mean of `values` (F,) when whole sequences are drawn again -> (low, high).
+def bootstrap_interval(
+    values: Float[np.ndarray, " F"], lengths: Sequence[int], level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval (low, high) of the mean of `values` when whole sequences are drawn again.
 
     lengths: frames of each sequence, which sum to F. Frames of one sequence are alike, so that drawing single frames
     would promise too much; with few sequences the interval is rough, and with one it is a point.
@@ -82,18 +81,22 @@ def bootstrap_interval(values, lengths, level=0.95, draws=10_000, seed=0):
     return float(low), float(high)
 
 
-def mean_pose(sequences):
-    """Mean of all frames' joints over prepared sequences -> (15, 3) m: the error that knowing nothing gives."""
+def mean_pose(sequences) -> Float64[np.ndarray, "15 3"]:
+    """Mean of all frames' joints over prepared sequences, m: the error that knowing nothing gives."""
     return np.concatenate([sequence.joints_3d for sequence in sequences]).mean(axis=0, dtype=np.float64)
 
 
-def pose_errors(predictions, targets, frame_numbers=None):
-    """Lists of (N_i, 15, 3) m, one a sequence -> PoseErrors over all frames together (Sec. 4.3).
+def pose_errors(
+    predictions: Sequence[Float[np.ndarray, "_ 15 3"]],
+    targets: Sequence[Float[np.ndarray, "_ 15 3"]],
+    frame_numbers: Sequence[Int[np.ndarray, " _"]] | None = None,
+) -> PoseErrors:
+    """Joints in m, one array a sequence -> PoseErrors over all frames together (Sec. 4.3).
 
     Beyond the paper: BA-MPJPE, and in its `summary` 3D PCK at 150 mm and AUC, the acceleration error (mm a frame
     squared) over all three frames in a row, and the deviation of bone lengths over time (mm), as a mean over sequences
     weighted by their frames.
-    frame_numbers: those of each sequence, (N_i,). Without them, or where no three frames are in a row, nobody knows
+    frame_numbers: those of each sequence. Without them, or where no three frames are in a row, nobody knows
     the acceleration error, and `summary` has none.
     """
     pred, target = ([np.asarray(p, np.float64) * 1000 for p in poses] for poses in (predictions, targets))
@@ -121,16 +124,16 @@ def pose_errors(predictions, targets, frame_numbers=None):
     return PoseErrors(*distances, lengths, whole)
 
 
-def sequence_errors(predictions, sequences):
+def sequence_errors(predictions: Sequence[Float[np.ndarray, "_ 15 3"]], sequences) -> PoseErrors:
     """`pose_errors` of poses of prepared sequences, with all that these know."""
     truth, numbers = [s.joints_3d for s in sequences], [s.frame_numbers for s in sequences]
     return pose_errors(predictions, truth, numbers)
 
 
-def error_groups(errors, sequences):
+def error_groups(errors: PoseErrors, sequences) -> list[dict]:
     """Mean errors of parts of a split: by body half, by visibility where known, by action where known.
 
-    errors: PoseErrors of `sequences`, prepared sequences. -> list of dicts: group, part, share (of all joints),
+    errors: of `sequences`, prepared sequences. -> list of dicts: group, part, share (of all joints),
     and the means, mpjpe_mm, pa_mpjpe_mm, ba_mpjpe_mm. A part without any joint is left out: see `unlabelled`.
     """
     joints = np.arange(len(JOINT_NAMES))
@@ -155,7 +158,7 @@ def error_groups(errors, sequences):
     return rows
 
 
-def unlabelled(sequences):
+def unlabelled(sequences) -> list[str]:
     """Labels that the data lack, of those that `error_groups` goes by -> list of texts, for a line beside its table."""
     lacks = []
     if any(s.hidden is None for s in sequences):

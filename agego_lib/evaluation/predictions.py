@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32
+from torch import nn
 
 from agego_lib.datasets.windows import segments
 from agego_lib.files import replacing
 from agego_lib.inference import predict_sequence
+from agego_lib.params import WindowSettings
 from agego_lib.progress import bar
 from agego_lib.skeleton import JOINT_NAMES
+
+Poses = Float32[np.ndarray, "_ 15 3"]  # of the frames of one sequence, m
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class _Frames:
         return self.sequence.images(self.frames[indices])
 
 
-def predict_split(model, sequences, window, store=None, label="predicting"):
-    """Poses of every frame of prepared sequences -> list of (N_i, 15, 3) m, in the order of `sequences`.
+def predict_split(
+    model: nn.Module, sequences, window: WindowSettings, store=None, label: str = "predicting"
+) -> list[Poses]:
+    """Poses of every frame of prepared sequences, in the order of `sequences`.
 
-    window: WindowSettings. store: the split's FeatureStore, or None to compute from the images.
+    store: the split's FeatureStore, or None to compute from the images.
     """
     poses = []
     with bar(sum(len(s) for s in sequences), label, "frame") as progress:
@@ -49,13 +56,13 @@ def predict_split(model, sequences, window, store=None, label="predicting"):
     return poses
 
 
-def save_poses(path, poses):
-    """Keep the poses (N_i, 15, 3) m of a split's sequences in one .npz file, written whole or not at all."""
+def save_poses(path, poses: list[Poses]) -> None:
+    """Keep the poses of a split's sequences in one .npz file, written whole or not at all."""
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, poses=np.concatenate(poses), lengths=[len(p) for p in poses])
 
 
-def load_poses(path, sequences):
+def load_poses(path, sequences) -> list[Poses]:
     """What `save_poses` kept, one array a sequence. Raises ValueError where it is damaged or not of these sequences."""
     try:
         with np.load(path, allow_pickle=False) as file:

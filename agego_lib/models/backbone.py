@@ -7,7 +7,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torchvision
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 # Output channels of layer1..layer4.
 STAGE_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}
@@ -15,6 +16,11 @@ IMAGENET = {
     "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
     "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
 }
+
+
+Image = Float[Tensor, "N 3 H W"]
+Stride4, Stride8 = Float[Tensor, "N C4 H/4 W/4"], Float[Tensor, "N C8 H/8 W/8"]
+Stride16, Stride32 = Float[Tensor, "N C16 H/16 W/16"], Float[Tensor, "N C32 H/32 W/32"]
 
 
 class WeightsError(RuntimeError):
@@ -36,7 +42,7 @@ def _unreadable(error):
     return f"it is damaged, or of another kind ({detail:.300}). Copy or download it again"
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str | Path) -> dict:
     """The dict in a `.safetensors` file or in a file of `torch.save` (read with `weights_only=True`), on the CPU.
 
     Raises WeightsError when the file is missing, damaged, holds more than plain data, or holds no dict.
@@ -55,7 +61,7 @@ def read_checkpoint(path):
     return content
 
 
-def fitted(module, state, source, prefix=""):
+def fitted(module: nn.Module, state: dict, source: str, prefix: str = "") -> dict:
     """`state`, checked to fit `module` key by key and shape by shape.
 
     `source` and `prefix` (what stands before the keys in the source) only make the message.
@@ -78,7 +84,7 @@ def fitted(module, state, source, prefix=""):
     return state
 
 
-def imagenet_state_dict(backbone):
+def imagenet_state_dict(backbone: str) -> dict[str, Tensor]:
     """ImageNet weights through torchvision, which keeps them in torch.hub's folder.
 
     Raises WeightsError that says where to put the file when it cannot be downloaded.
@@ -101,7 +107,7 @@ class ResNetStages(nn.Module):
     `init`: "scratch", "imagenet", or the path of a `.safetensors` or `.pth` state dict (its classifier is ignored).
     """
 
-    def __init__(self, backbone="resnet18", init="scratch"):
+    def __init__(self, backbone: str = "resnet18", init: str | Path = "scratch"):
         super().__init__()
         if backbone not in STAGE_CHANNELS:
             raise ValueError(f"backbone is {backbone!r}, expected one of {sorted(STAGE_CHANNELS)}")
@@ -114,14 +120,14 @@ class ResNetStages(nn.Module):
             state = {key: value for key, value in state.items() if not key.startswith("fc.")}
             self.load_state_dict(fitted(self, state, source=f"init={str(init)!r} for {backbone}"))
 
-    def stages(self, images):
-        """Images (N, 3, H, W) -> the outputs of layer1, layer2 and layer3, at strides 4, 8 and 16."""
+    def stages(self, images: Image) -> tuple[Stride4, Stride8, Stride16]:
+        """The outputs of layer1, layer2 and layer3."""
         c1 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
         c2 = self.layer2(c1)
         return c1, c2, self.layer3(c2)
 
-    def forward(self, images):
-        """Images (N, 3, H, W) -> the outputs of layer1..layer4, at strides 4, 8, 16 and 32."""
+    def forward(self, images: Image) -> tuple[Stride4, Stride8, Stride16, Stride32]:
+        """The outputs of layer1..layer4."""
         c1, c2, c3 = self.stages(images)
         return c1, c2, c3, self.layer4(c3)
 

@@ -4,11 +4,14 @@ import copy
 from dataclasses import asdict
 from itertools import pairwise
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from agego_lib.models import weights
+from agego_lib.params import MotionSettings, Settings, VisualSettings, WindowSettings
 
 from .backbone import WeightsError, fitted
 from .heatmap import HeatmapNet
@@ -25,7 +28,7 @@ ABLATIONS = {
 }
 
 
-def load_heatmap_net(path):
+def load_heatmap_net(path) -> HeatmapNet:
     """The trained heatmap network that `02_heatmap_training` wrote -> frozen HeatmapNet."""
     state, info = weights.load(path)
     net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]))
@@ -33,14 +36,14 @@ def load_heatmap_net(path):
     return net.freeze()
 
 
-def frame_encoder(visual, heatmap_net):
+def frame_encoder(visual: VisualSettings, heatmap_net: HeatmapNet | None) -> FrameEncoder:
     """FrameEncoder of the `visual` settings; `heatmap_net` gives the weights where they ask for its encoder."""
     from_heatmaps = visual.init == "heatmap_encoder"
     state = heatmap_net.state_dict() if from_heatmaps else None
     return FrameEncoder(backbone=visual.backbone, init=visual.init, heatmap_state=state)
 
 
-def motion_encoder(motion):
+def motion_encoder(motion: MotionSettings) -> MotionEncoder:
     """Untrained MotionEncoder of the `motion` settings."""
     return MotionEncoder(
         heads=motion.heads,
@@ -51,7 +54,7 @@ def motion_encoder(motion):
     )
 
 
-def motion_stage_parts(frames, blocks):
+def motion_stage_parts(frames: FrameEncoder, blocks: MotionEncoder) -> nn.ModuleDict:
     """What the motion stage trains or loads, as one module: the projection to F_s (Eq. 3) and the temporal blocks."""
     return nn.ModuleDict({"project": frames.project, "norm": frames.norm, "motion_encoder": blocks})
 
@@ -77,13 +80,15 @@ def _decoder(config, output_mean=None):
     return PoseDecoder(**options, **config["switches"], output_mean=output_mean)
 
 
-def new_model(settings, row, heatmap_file, motion_file, mean_pose, trunk_file=None):
+def new_model(
+    settings: Settings, row: str, heatmap_file, motion_file, mean_pose: Float[np.ndarray, "15 3"], trunk_file=None
+) -> tuple[AGEgoPose, dict]:
     """The model at the start of pose training: frozen parts from their stages, the rest new.
 
     row: a key of ABLATIONS. trunk_file: the heatmap network that `visual.init: heatmap_encoder` copies, where it is
     another one than the spatial stream's (Table 6 changes the heatmaps alone).
-    mean_pose: (15, 3) m, the training split's; used when `decoder.start_at_mean_pose` is on.
-    Returns (AGEgoPose, config), where config is the JSON-able dict that `save_model` keeps.
+    mean_pose: m, the training split's; used when `decoder.start_at_mean_pose` is on.
+    Returns the model and its config, the JSON-able dict that `save_model` keeps.
     """
     config = _config(settings, ABLATIONS[row])
     net = load_heatmap_net(heatmap_file)
@@ -103,15 +108,15 @@ def new_model(settings, row, heatmap_file, motion_file, mean_pose, trunk_file=No
     return model, config
 
 
-def save_model(path, model, config):
+def save_model(path, model: AGEgoPose, config: dict) -> None:
     """Write a pose model and all that is needed to build it again."""
     weights.save(path, model, config)
 
 
-def load_model(path, window=None):
+def load_model(path, window: WindowSettings | None = None) -> tuple[AGEgoPose, dict]:
     """A trained pose model, on the CPU, in evaluation mode, and its config.
 
-    window: WindowSettings of the run that uses it, where they must be those that it was trained with: another T or
+    window: of the run that uses it, where they must be those that it was trained with: another T or
     step would run, and be worse without a word. Raises WeightsError naming the file and the setting.
     """
     state, config = weights.load(path)
@@ -137,7 +142,7 @@ def load_model(path, window=None):
 FOLDS = {(nn.Conv2d, nn.BatchNorm2d): fuse_conv_bn_eval, (nn.Linear, nn.BatchNorm1d): fuse_linear_bn_eval}
 
 
-def for_inference(model):
+def for_inference(model: nn.Module) -> nn.Module:
     """A copy of a model for prediction alone: the same poses to rounding, in less time.
 
     Each BatchNorm is folded into the convolution or linear layer that it follows, in evaluation mode, and weights are

@@ -4,15 +4,16 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from .backbone import Freezable, ResNetStages
+from .backbone import Freezable, Image, ResNetStages, Stride4, Stride8, Stride16, Stride32
 
 SLOPE = 0.2  # of the decoder's LeakyReLUs
 
 
 class HeatmapNet(Freezable):
-    """Images (N, 3, H, W), ImageNet-normalised -> logits (N, num_joints, H/4, W/4); their sigmoid is the heatmap.
+    """Images, ImageNet-normalised -> logits of each joint's map; their sigmoid is the heatmap.
 
     The defaults have 13.9 M parameters. (The release's 14.4 M also counts ResNet's classifier and a fourth
     upsampling step, which its forward pass never uses.)
@@ -24,7 +25,13 @@ class HeatmapNet(Freezable):
         sigmoid(-4) = 0.02 spares BCE the epochs in which it would only learn that maps are nearly empty.
     """
 
-    def __init__(self, num_joints=15, init="scratch", fpn_channels=(64, 128, 256, 512), output_bias=-4.0):
+    def __init__(
+        self,
+        num_joints: int = 15,
+        init: str = "scratch",
+        fpn_channels: tuple[int, ...] = (64, 128, 256, 512),
+        output_bias: float = -4.0,
+    ):
         super().__init__()
         if len(fpn_channels) != 4:
             raise ValueError(f"fpn_channels has {len(fpn_channels)} widths, expected 4 (strides 4, 8, 16 and 32)")
@@ -46,18 +53,18 @@ class HeatmapNet(Freezable):
                 nn.init.zeros_(module.bias)
         nn.init.constant_(self.output.bias, output_bias)
 
-    def forward(self, images):
-        """Images (N, 3, H, W) -> logits (N, J, H/4, W/4). Raises ValueError unless 32 divides H and W."""
+    def forward(self, images: Image) -> Float[Tensor, "N J H/4 W/4"]:
+        """Images -> logits. Raises ValueError unless 32 divides H and W."""
         return self.decode(self.encode(images))
 
-    def encode(self, images):
-        """Images (N, 3, H, W) -> encoder features at strides 4, 8, 16 and 32."""
+    def encode(self, images: Image) -> tuple[Stride4, Stride8, Stride16, Stride32]:
+        """Images -> encoder features."""
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
             raise ValueError(f"images are {tuple(images.shape)}, expected (N, 3, H, W) with H and W multiples of 32")
         return self.encoder(images)
 
-    def decode(self, features):
-        """Encoder features -> logits (N, J, H/4, W/4), from coarse to fine."""
+    def decode(self, features: tuple[Tensor, Tensor, Tensor, Tensor]) -> Float[Tensor, "N J h w"]:
+        """What `encode` gives -> logits at stride 4, from coarse to fine."""
         skips = [F.leaky_relu(lateral(c), SLOPE) for lateral, c in zip(self.laterals, features, strict=True)]
         x = skips[3]
         for level in (2, 1, 0):

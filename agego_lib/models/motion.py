@@ -2,22 +2,29 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-from .backbone import Freezable, ResNetStages, WeightsError, fitted, read_checkpoint
+from .backbone import Freezable, Image, ResNetStages, Stride16, WeightsError, fitted, read_checkpoint
 
 # ActionFormer's blocks in the order in which data passes them; its first stem block is left out to make eight.
 ACTIONFORMER_BLOCKS = ("stem.1", *(f"branch.{i}" for i in range(7)))
 
+Frames = Float[Tensor, "B T C"]
+# Which frames are valid, where some are padding.
+Mask = Bool[Tensor, "B T"] | None
+# Which frame (row) may attend to which (column), or all to all.
+Pairs = Bool[Tensor, "T T"] | Bool[Tensor, "B 1 T T"] | None
 
-def check_mask(mask, batch, frames):
+
+def check_mask(mask: Tensor | None, batch: int, frames: int) -> None:
     """Raise ValueError unless `mask` is None or bool (B, T)."""
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, frames)):
         raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}, expected torch.bool ({batch}, {frames})")
 
 
 class FrameEncoder(nn.Module):
-    """Images (B, T, 3, H, W) -> static features F_s (B, T, dim), Eq. 3.
+    """Images -> static features F_s, Eq. 3.
 
     conv1..layer3, the trunk, never train: no gradients, and their BatchNorm keeps its statistics after `.train()` too.
     layer4, the linear layer and the last BatchNorm train.
@@ -27,7 +34,9 @@ class FrameEncoder(nn.Module):
         trained HeatmapNet from `heatmap_state`, its state dict (resnet18 only).
     """
 
-    def __init__(self, backbone="resnet50", init="scratch", dim=384, heatmap_state=None):
+    def __init__(
+        self, backbone: str = "resnet50", init: str = "scratch", dim: int = 384, heatmap_state: dict | None = None
+    ):
         super().__init__()
         from_heatmaps = str(init) == "heatmap_encoder"
         if from_heatmaps and backbone != "resnet18":
@@ -57,13 +66,13 @@ class FrameEncoder(nn.Module):
             module.eval()
         return self
 
-    def trunk(self, images):
-        """Images (N, 3, H, W) -> features of layer3 (N, C, H/16, W/16), without gradients."""
+    def trunk(self, images: Image) -> Stride16:
+        """Features of layer3, without gradients."""
         with torch.no_grad():
             return self.encoder.stages(images)[-1]
 
-    def head(self, features, mask=None):
-        """Trunk features (B, T, C, h, w) -> F_s (B, T, dim); frames whose mask (B, T) is False give 0.
+    def head(self, features: Float[Tensor, "B T C16 h w"], mask: Mask = None) -> Float[Tensor, "B T dim"]:
+        """Trunk features -> F_s; frames whose mask is False give 0.
 
         Such frames do not enter any BatchNorm's statistics. Raises ValueError when no frame is valid.
         """
@@ -78,8 +87,7 @@ class FrameEncoder(nn.Module):
         out[mask] = x
         return out
 
-    def forward(self, images, mask=None):
-        """Images (B, T, 3, H, W) -> F_s (B, T, dim)."""
+    def forward(self, images: Float[Tensor, "B T 3 H W"], mask: Mask = None) -> Float[Tensor, "B T dim"]:
         return self.head(self.trunk(images.flatten(0, 1)).unflatten(0, images.shape[:2]), mask)
 
 
@@ -89,29 +97,29 @@ class FrameEncoder(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of (B, T, C)."""
+    """LayerNorm over the channels."""
 
     def __init__(self, dim):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1, dim, 1))
         self.bias = nn.Parameter(torch.zeros(1, dim, 1))
 
-    def forward(self, x):
+    def forward(self, x: Frames) -> Frames:
         return F.layer_norm(x, x.shape[-1:], self.weight.flatten(), self.bias.flatten(), 1e-5)
 
 
 class PointwiseConv(nn.Conv1d):
-    """Convolution over one frame: (B, T, C) -> (B, T, C')."""
+    """Convolution over one frame."""
 
-    def __init__(self, channels, channels_out):
+    def __init__(self, channels: int, channels_out: int):
         super().__init__(channels, channels_out, 1)
 
-    def forward(self, x):
+    def forward(self, x: Frames) -> Float[Tensor, "B T C_out"]:
         return F.linear(x, self.weight.squeeze(-1), self.bias)
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution of (B, T, C) over three frames, with zeros before the first and after the last.
+    """Depthwise convolution over three frames, with zeros before the first and after the last.
 
     ActionFormer masks its output. Here no frame attends to a padded one, which comes to the same.
     """
@@ -120,7 +128,7 @@ class DepthwiseConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Frames) -> Frames:
         before, here, after = self.conv.weight.squeeze(1).T
         padded = F.pad(x, (0, 0, 1, 1))
         return torch.addcmul(torch.addcmul(padded[:, :-2] * before, x, here), padded[:, 2:], after)
@@ -134,7 +142,7 @@ class ScaledDropPath(nn.Module):
         self.rate = rate
         self.scale = nn.Parameter(torch.full((1, dim, 1), scale_init))
 
-    def forward(self, x):
+    def forward(self, x: Frames) -> Frames:
         x = self.scale.flatten() * x
         if not self.training or self.rate == 0:
             return x
@@ -154,8 +162,7 @@ class MaskedAttention(nn.Module):
             setattr(self, name, PointwiseConv(dim, dim))
         self.proj = PointwiseConv(dim, dim)
 
-    def forward(self, x, mask, allowed):
-        """x (B, T, C) -> (B, T, C); `allowed`, see `allowed_pairs`, says which frame may look at which."""
+    def forward(self, x: Frames, mask: Bool[Tensor, "B T 1"] | None, allowed: Pairs) -> Frames:
         q = self.query(self.query_norm(self.query_conv(x)))
         k = self.key(self.key_norm(self.key_conv(x)))
         v = self.value(self.value_norm(self.value_conv(x)))
@@ -178,18 +185,17 @@ class TemporalBlock(nn.Module):
         self.drop_path_attn = ScaledDropPath(dim, drop_path, scale_init)
         self.drop_path_mlp = ScaledDropPath(dim, drop_path, scale_init)
 
-    def forward(self, x, mask, allowed):
-        """x (B, T, C), mask bool (B, T, 1) or None -> (B, T, C)."""
+    def forward(self, x: Frames, mask: Bool[Tensor, "B T 1"] | None, allowed: Pairs) -> Frames:
         attention = self.drop_path_attn(self.attn(self.ln1(x), mask, allowed))
         x = (x if mask is None else x * mask) + attention
         update = self.mlp(self.ln2(x))
         return x + self.drop_path_mlp(update if mask is None else update * mask)
 
 
-def allowed_pairs(frames, half_window=None, mask=None, device=None):
-    """Which frame (row) may attend to which (column), as bool (T, T) or (B, 1, T, T), or None for all pairs.
+def allowed_pairs(frames: int, half_window: int | None = None, mask: Mask = None, device=None) -> Pairs:
+    """Which frame (row) may attend to which (column), or None for all pairs.
 
-    half_window: at most this many frames apart. mask: bool (B, T); only its True frames are attended to.
+    half_window: at most this many frames apart. mask: only its True frames are attended to.
     """
     if half_window is None and mask is None:
         return None
@@ -203,7 +209,7 @@ def allowed_pairs(frames, half_window=None, mask=None, device=None):
 
 
 class MotionEncoder(Freezable):
-    """Static features F_s (B, T, dim) -> motion features F_m (B, T, dim), aligned in time (Sec. 3.2).
+    """Static features F_s -> motion features F_m, aligned in time (Sec. 3.2).
 
     `depth` ActionFormer blocks at stride 1: the first `local_blocks` see frames at most window // 2 away,
     the others the whole sequence. The paper's w = 8 and ActionFormer's window 9 both mean 4 frames each side.
@@ -212,7 +218,15 @@ class MotionEncoder(Freezable):
     """
 
     def __init__(
-        self, dim=384, heads=4, depth=8, local_blocks=4, window=9, drop_path=0.1, mlp_ratio=4, scale_init=1e-4
+        self,
+        dim: int = 384,
+        heads: int = 4,
+        depth: int = 8,
+        local_blocks: int = 4,
+        window: int = 9,
+        drop_path: float = 0.1,
+        mlp_ratio: int = 4,
+        scale_init: float = 1e-4,
     ):
         super().__init__()
         if dim % heads:
@@ -229,8 +243,8 @@ class MotionEncoder(Freezable):
             if isinstance(module, nn.Conv1d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x, mask=None):
-        """x (B, T, dim), mask bool (B, T), True where a frame is valid -> (B, T, dim), 0 where it is not.
+    def forward(self, x: Frames, mask: Mask = None) -> Frames:
+        """F_s -> F_m, 0 where the mask says that a frame is not valid.
 
         What padded frames hold never matters. (The ends of a padded sequence still differ a little from those of
         the same sequence without padding: a block's convolutions meet its norm's bias there instead of zeros.)
@@ -247,7 +261,7 @@ class MotionEncoder(Freezable):
             x = block(x, mask, local_pairs if i < self.local_blocks else global_pairs)
         return x
 
-    def load_actionformer(self, path, mapping=ACTIONFORMER_BLOCKS, use_ema=False):
+    def load_actionformer(self, path, mapping: tuple[str, ...] = ACTIONFORMER_BLOCKS, use_ema: bool = False) -> None:
         """Fill the blocks, in order, from the backbone blocks `mapping` of an ActionFormer checkpoint (`*.pth.tar`).
 
         use_ema: take the running average of the weights (`state_dict_ema`) instead of the weights.
@@ -272,11 +286,11 @@ class MotionEncoder(Freezable):
 
 
 class ActionHead(nn.Module):
-    """Motion features (B, T, dim) -> action logits (B, T, num_actions), to train a MotionEncoder on action labels."""
+    """Motion features -> action logits, to train a MotionEncoder on action labels."""
 
-    def __init__(self, dim, num_actions):
+    def __init__(self, dim: int, num_actions: int):
         super().__init__()
         self.linear = nn.Linear(dim, num_actions)
 
-    def forward(self, motion):
+    def forward(self, motion: Frames) -> Float[Tensor, "B T num_actions"]:
         return self.linear(motion)

@@ -2,16 +2,23 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from .backbone import Image
 from .heatmap import HeatmapNet
-from .motion import FrameEncoder, MotionEncoder
+from .motion import FrameEncoder, Mask, MotionEncoder
 from .spatial import HeatmapEmbedding
+
+Tokens = Float[Tensor, "B T J dim"]
+Motion = Float[Tensor, "B T motion_dim"]
+Joints = Float[Tensor, "B T J 3"]
 
 
 class PoseDecoder(nn.Module):
-    """Joint tokens H_e (B, T, J, dim) and motion F_m (B, T, motion_dim) -> 3D joints (B, T, J, 3), in metres.
+    """Joint tokens H_e and motion F_m -> 3D joints, in metres.
 
     norm_first: pre-norm instead of post-norm layers.
     memory_joint_embedding: adds a learned (J, dim) to the memory. Without it nothing but the heatmaps' content tells
@@ -20,25 +27,25 @@ class PoseDecoder(nn.Module):
         goes to the pose head as it is (Tables 4 and 5). Motion alone gives every joint the same memory, so that
         without cross-attention and memory_joint_embedding every joint gets the same offset from output_mean.
     head_hidden: widths of the pose head's hidden layers.
-    output_mean: (J, 3) pose added to the head's output, for example the training split's mean; zeros when None.
+    output_mean: pose added to the head's output, for example the training split's mean; zeros when None.
     Raises ValueError when no stream is used.
     """
 
     def __init__(
         self,
-        dim=128,
-        motion_dim=384,
-        layers=3,
-        heads=4,
-        num_joints=15,
-        dropout=0.1,
-        norm_first=False,
-        memory_joint_embedding=False,
-        use_spatial=True,
-        use_motion=True,
-        use_cross_attention=True,
-        head_hidden=(128, 64),
-        output_mean=None,
+        dim: int = 128,
+        motion_dim: int = 384,
+        layers: int = 3,
+        heads: int = 4,
+        num_joints: int = 15,
+        dropout: float = 0.1,
+        norm_first: bool = False,
+        memory_joint_embedding: bool = False,
+        use_spatial: bool = True,
+        use_motion: bool = True,
+        use_cross_attention: bool = True,
+        head_hidden: tuple[int, ...] = (128, 64),
+        output_mean: Float[np.ndarray | Tensor, "J 3"] | None = None,
     ):
         super().__init__()
         if not (use_spatial or use_motion):
@@ -76,8 +83,8 @@ class PoseDecoder(nn.Module):
             raise ValueError(f"output_mean is {tuple(mean.shape)}, expected ({num_joints}, 3)")
         self.register_buffer("output_mean", mean.clone())
 
-    def build_memory(self, spatial_tokens, motion):
-        """Eq. 4: the memory M (B, T, J, dim). The tokens of a stream that is off are ignored."""
+    def build_memory(self, spatial_tokens: Tokens | None, motion: Motion | None) -> Tokens:
+        """Eq. 4: the memory M. The tokens of a stream that is off are ignored."""
         parts = []
         if self.use_spatial:
             parts.append(spatial_tokens)
@@ -86,11 +93,8 @@ class PoseDecoder(nn.Module):
         memory = self.memory(torch.cat(parts, dim=-1))
         return memory if self.joint_embedding is None else memory + self.joint_embedding
 
-    def forward(self, spatial_tokens, motion):
-        """Tokens (B, T, J, dim) or None, motion (B, T, motion_dim) or None -> joints (B, T, J, 3).
-
-        Raises ValueError when the tokens of a stream in use are missing.
-        """
+    def forward(self, spatial_tokens: Tokens | None, motion: Motion | None) -> Joints:
+        """Raises ValueError when the tokens of a stream in use are missing."""
         if self.use_spatial and spatial_tokens is None:
             raise ValueError("use_spatial is on, but spatial_tokens is None")
         if self.use_motion and motion is None:
@@ -104,7 +108,7 @@ class PoseDecoder(nn.Module):
 
 
 class AGEgoPose(nn.Module):
-    """The whole model: images (B, T, 3, H, W), ImageNet-normalised -> 3D joints (B, T, J, 3), in metres.
+    """The whole model: images, ImageNet-normalised -> 3D joints, in metres.
 
     The heatmap network, the trunk of the frame encoder and the motion encoder are frozen here, whatever they were
     before, and stay in eval mode after `.train()`. The rest trains: see `trainable_parameters`.
@@ -116,15 +120,15 @@ class AGEgoPose(nn.Module):
 
     def __init__(
         self,
-        heatmap_net=None,
-        frame_encoder=None,
-        motion_encoder=None,
-        embedding=None,
-        decoder=None,
+        heatmap_net: HeatmapNet | None = None,
+        frame_encoder: FrameEncoder | None = None,
+        motion_encoder: MotionEncoder | None = None,
+        embedding: HeatmapEmbedding | None = None,
+        decoder: PoseDecoder | None = None,
         *,
-        use_spatial=True,
-        use_motion=True,
-        use_cross_attention=True,
+        use_spatial: bool = True,
+        use_motion: bool = True,
+        use_cross_attention: bool = True,
     ):
         super().__init__()
         self._shared = None
@@ -149,11 +153,11 @@ class AGEgoPose(nn.Module):
             if getattr(decoder, name) != value:
                 raise ValueError(f"{name} is {value}, but the decoder was built with {getattr(decoder, name)}")
 
-    def trainable_parameters(self):
+    def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters to optimise, as a list."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def shares_trunk(self):
+    def shares_trunk(self) -> bool:
         """Whether the frame encoder's trunk equals the heatmap encoder's, so that one pass serves both."""
         if not (self.use_spatial and self.use_motion) or self.frame_encoder.backbone != "resnet18":
             return False
@@ -167,8 +171,8 @@ class AGEgoPose(nn.Module):
         return self._shared[1]
 
     @torch.no_grad()
-    def frozen_features(self, images):
-        """What the frozen networks see in images (N, 3, H, W), the same in training and evaluation.
+    def frozen_features(self, images: Image) -> dict[str, Float[Tensor, "N _ _ _"]]:
+        """What the frozen networks see in images, the same in training and evaluation.
 
         Returns a dict with `heatmaps` (N, J, H/4, W/4), sigmoid of the logits, and `trunk` (N, C, H/16, W/16).
         A stream that is off has no entry. Cached, they can be given to `forward_features`, epoch after epoch.
@@ -183,8 +187,13 @@ class AGEgoPose(nn.Module):
             features["trunk"] = stages[2] if self.shares_trunk() else self.frame_encoder.trunk(images)
         return features
 
-    def forward_features(self, heatmaps=None, trunk=None, mask=None):
-        """Frozen features, now (B, T, ...), and mask (B, T), False where a frame is padding -> joints (B, T, J, 3).
+    def forward_features(
+        self,
+        heatmaps: Float[Tensor, "B T J h w"] | None = None,
+        trunk: Float[Tensor, "B T C16 h16 w16"] | None = None,
+        mask: Mask = None,
+    ) -> Joints:
+        """Frozen features of windows -> joints; the mask is False where a frame is padding.
 
         Features stored in half precision are raised to the model's. Poses of padded frames mean nothing.
         """
@@ -200,8 +209,8 @@ class AGEgoPose(nn.Module):
             motion = self.motion_encoder(self.frame_encoder.head(trunk.to(dtype), mask), mask)
         return self.decoder(tokens, motion)
 
-    def forward(self, images, mask=None):
-        """Images (B, T, 3, H, W), mask bool (B, T), False where a frame is padding -> joints (B, T, J, 3)."""
+    def forward(self, images: Float[Tensor, "B T 3 H W"], mask: Mask = None) -> Joints:
+        """Windows of images -> joints; the mask is False where a frame is padding."""
         features = self.frozen_features(images.flatten(0, 1))
         features = {name: value.unflatten(0, images.shape[:2]) for name, value in features.items()}
         return self.forward_features(**features, mask=mask)

@@ -1,16 +1,17 @@
 """Joint tokens from heatmaps (Sec. 3.1, Eq. 2)."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 class HeatmapEmbedding(nn.Module):
-    """Heatmaps (B, T, J, h, w) -> joint tokens H_e (B, T, J, dim), by one small CNN shared by all joints.
+    """Heatmaps -> joint tokens H_e, by one small CNN shared by all joints.
 
     input_scale multiplies the maps, whose values lie between 0 and 1 and are nearly all close to 0.
     """
 
-    def __init__(self, dim=128, input_scale=1.0):
+    def __init__(self, dim: int = 128, input_scale: float = 1.0):
         super().__init__()
         self.input_scale = input_scale
         self.cnn = nn.Sequential(
@@ -27,8 +28,7 @@ class HeatmapEmbedding(nn.Module):
         # Channels last made this CNN two to three times as fast on a CPU.
         self.cnn.to(memory_format=torch.channels_last)
 
-    def forward(self, heatmaps):
-        """(B, T, J, h, w) -> (B, T, J, dim)."""
+    def forward(self, heatmaps: Float[Tensor, "B T J h w"]) -> Float[Tensor, "B T J dim"]:
         maps = heatmaps.flatten(0, 2).unsqueeze(1) * self.input_scale
         features = self.cnn(maps.to(memory_format=torch.channels_last)).flatten(1)
         return self.norm(self.project(features)).unflatten(0, heatmaps.shape[:3])

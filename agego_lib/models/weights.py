@@ -5,12 +5,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from agego_lib.files import read_json, replacing
 from agego_lib.models.backbone import WeightsError, read_checkpoint
 
 
-def save(path, module, info):
+def save(path, module: nn.Module, info: dict) -> None:
     """Write the module's state to `path` (.safetensors) and `info`, a JSON-able dict, to the .json beside it.
 
     Whole or not at all, and weights never stand beside the settings of others. Raises OSError where they cannot be
@@ -30,7 +31,7 @@ def save(path, module, info):
             settings.unlink(missing_ok=True)
 
 
-def load(path):
+def load(path) -> tuple[dict[str, Tensor], dict]:
     """(state dict on the CPU, info dict) of a file that `save` wrote.
 
     Raises WeightsError where either file is missing or unreadable.
