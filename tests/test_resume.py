@@ -21,11 +21,19 @@ from lightning.fabric.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from agego_lib import training
 from agego_lib.datasets import FrameDataset, WindowDataset
 from agego_lib.models import ActionHead, MotionEncoder
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings, ResumeSettings
-from agego_lib.training import ActionObjective, HeatmapObjective, PoseObjective, TrainingError, checkpoints, fit
+from agego_lib.training import (
+    ActionObjective,
+    HeatmapObjective,
+    PoseObjective,
+    TrainingError,
+    checkpoints,
+    fit,
+    learning_rate_factor,
+    loop,
+)
 from agego_lib.training.checkpoints import Checkpoint, Checkpoints
 from agego_lib.training.log import TrainingLog
 
@@ -186,12 +194,12 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, moment):
 def test_an_ended_run_is_not_trained_again_until_the_place_is_finished(tmp_path, monkeypatch):
     first = train("motion", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "take_step", None)
+        patch.setattr(loop, "take_step", None)
         same(train("motion", tmp_path), first)
     Checkpoints(tmp_path / "checkpoints", OFTEN).finish()
     assert not (tmp_path / "checkpoints").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(training, "take_step", None)
+        patch.setattr(loop, "take_step", None)
         with pytest.raises(TypeError):
             train("motion", tmp_path)
 
@@ -290,9 +298,9 @@ def test_other_precision_processes_and_code_are_named(tmp_path, monkeypatch):
     path = stopped(tmp_path)
     found = torch.load(path, weights_only=True)["identity"]
     assert found["engine.precision"] == "'32-true'" and found["number of processes"] == "1"
-    assert {"code of agego_lib/training.py", "code of agego_lib/losses.py"} <= found.keys()
+    assert {"code of agego_lib/training/loop.py", "code of agego_lib/losses.py"} <= found.keys()
     checkpoint = Checkpoint(path, 1, 0)
-    for name in ("engine.precision", "number of processes", "code of agego_lib/training.py"):
+    for name in ("engine.precision", "number of processes", "code of agego_lib/training/loop.py"):
         with pytest.raises(TrainingError, match=name):
             checkpoint.read({**found, name: "other"})
     assert checkpoint.read(found)["step"] == 12
@@ -395,7 +403,7 @@ def test_a_bad_step_is_skipped_and_the_schedule_goes_on(tmp_path, capsys, value,
     assert "pose run: 1 of 10 steps skipped, as their loss or gradient was not finite" in capsys.readouterr().out
     assert len(log) == 9 and np.isfinite([loss for _, loss in log]).all()
     # Adam moves w by the rate itself where gradients hardly change: the other nine steps have the schedule's.
-    rates = [1e-2 * training.learning_rate_factor(s, 10, 0, 0.1) for s in range(10) if s != still[0]]
+    rates = [1e-2 * learning_rate_factor(s, 10, 0, 0.1) for s in range(10) if s != still[0]]
     assert 1 - objective.w.item() == pytest.approx(sum(rates), rel=0.05)
 
 
@@ -440,7 +448,7 @@ def test_the_scalers_own_skips_are_no_faults(monkeypatch, tmp_path, scale, bad):
         fabric.launch()
         return fabric
 
-    monkeypatch.setattr(training, "make_fabric", make_fabric)
+    monkeypatch.setattr(loop, "make_fabric", make_fabric)
     values = [1e4 if bad else 8.0] * 2 + [8.0] * 58
     settings = OptimiserSettings(1, 2, 1e-2, 1e-2, 0, 0.0, 1.0)
     checkpoint = Checkpoint(tmp_path / "main.pt", 1e6, max_faults=2)

@@ -3,7 +3,7 @@ each stage of the pipeline (stages), which notebooks and `python -m agego_lib.tr
 
 from agego_lib.training.checkpoints import Checkpoints, TrainingError
 from agego_lib.training.fabric import make_fabric, on_cpu, precision_here
-from agego_lib.training.fit import fit, learning_rate_factor, noticing_sigterm
+from agego_lib.training.loop import fit, learning_rate_factor, noticing_sigterm
 from agego_lib.training.objectives import ActionObjective, HeatmapObjective, MotionSource, PoseObjective
 
 __all__ = [

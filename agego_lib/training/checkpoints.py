@@ -20,7 +20,7 @@ import torch
 FORMAT = 1
 # Code that every training runs through, beside that of its own model, objective and data set.
 COMMON_CODE = (
-    "training/fit.py", "training/fabric.py", "training/steps.py", "training/checkpoints.py", "training/distributed.py",
+    "training/loop.py", "training/fabric.py", "training/steps.py", "training/checkpoints.py", "training/distributed.py",
     "training/loading.py", "losses.py", "heatmaps.py", "images.py",
 )  # fmt: skip
 LIBRARY = Path(__file__).resolve().parents[1]
