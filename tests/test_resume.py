@@ -428,11 +428,11 @@ def test_too_many_bad_steps_end_the_run_and_name_the_batches(tmp_path, make_sequ
     path = tmp_path / "egopw.faults.json"
     message = str(caught.value)
     assert message.startswith("pose egopw: loss nan at step ") and f"all are named in {path}" in message
-    assert "sequence egopw/faults/one, frames [" in message
+    assert "sequence egopw/train/faults__one, frames [" in message
     faults = json.loads(path.read_text())
     assert len(faults) == 2
     for fault in faults:
-        assert fault["problem"] == "loss nan" and fault["items"][0]["sequence"] == "egopw/faults/one"
+        assert fault["problem"] == "loss nan" and fault["items"][0]["sequence"] == "egopw/train/faults__one"
         assert max(fault["items"][0]["frames"]) >= 3
 
 
@@ -487,6 +487,6 @@ def test_a_worker_that_fails_names_what_it_read(make_sequence, how, workers):
     del caught
     gc.collect()
     assert not multiprocessing.active_children()
-    place = f"sequence egopw/workers/{how}{workers}, frames [5]"
+    place = f"sequence egopw/train/workers__{how}{workers}, frames [5]"
     message = {"raise": f"reading {place}: ValueError: no such frame", "kill": f"died while reading {place}"}[how]
     assert message in said

@@ -1,4 +1,4 @@
-"""Training: what is minimised (objectives), the loop (fit), what a run goes on from (checkpoints), and one class for
+"""Training: what is minimised (objectives), the loop, what a run goes on from (checkpoints), and one class for
 each stage of the pipeline (stages), which notebooks and `python -m agego_lib.train` both call."""
 
 from agego_lib.training.checkpoints import Checkpoints, TrainingError
