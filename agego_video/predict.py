@@ -32,7 +32,7 @@ from agego_video.video import VideoError, VideoWriter, open_frames, render_video
 
 MODEL = Path("artifacts/finetune/model.safetensors")  # in the project's folder
 OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overlay": "overlay.mp4"}
-OVERLAYS = ("vp9", "mp4v", "none")
+OVERLAYS = ("h264", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
 USUAL_FPS = (20, 40)
 
@@ -93,7 +93,7 @@ class _Outputs:
             raise VideoError(f"{out}: cannot be written to ({error}); choose another folder with --out") from None
         self._rows = csv.writer(self._file)
         self._rows.writerow(["frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz")])
-        self._waiting, self._writer, self._picture = deque(), None, None
+        self._waiting, self._writer = deque(), None
         self.poses, self.frames, self.seconds = [], [], []
 
     def wait(self, number, seconds, frame):
@@ -109,51 +109,58 @@ class _Outputs:
             number, seconds, picture = self._waiting.popleft()
             self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in pose.ravel())])
             if picture is not None:
-                self._draw(number, seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
+                self._draw(seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
             self.poses.append(pose)
             self.frames.append(number)
             self.seconds.append(seconds)
 
-    def _draw(self, number, seconds, image, pose):
+    def _draw(self, seconds, image, pose):
         picture = drawing.draw(image, pose, self.camera, f"{seconds:.2f} s")
         if self._writer is None:
-            self._first, self._size = number, picture.shape[1::-1]
-            self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size, self.overlay)
+            self._start, self._size = seconds, picture.shape[1::-1]
+            self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size)
         if picture.shape[1::-1] != self._size:
             picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
-        # A frame without a pose leaves the picture before it standing, so that the video keeps its time.
-        while self._writer.frames < number - self._first:
-            self._writer.write(self._picture)
-        self._picture = picture
-        self._writer.write(picture)
+        # A frame without a pose leaves the picture before it standing.
+        self._writer.write(picture, seconds - self._start)
 
     def finish(self):
         """Write what goes in one piece and close all -> kind -> path of what was written."""
         self._file.close()
         files = {kind: self.out / name for kind, name in OUTPUTS.items()}
-        if self._writer is None:
-            del files["overlay"]
-        else:
-            self._writer.close()
         if self.poses:
-            poses, frames = np.stack(self.poses), np.array(self.frames)
+            poses, frames, seconds = np.stack(self.poses), np.array(self.frames), np.array(self.seconds)
             np.savez(
                 files["npz"],
                 joints_3d=poses,
                 frame=frames,
-                time_s=np.array(self.seconds),
+                time_s=seconds,
                 joint_names=np.array(JOINT_NAMES),
                 fps=self.fps,
             )
-            write_bvh(files["bvh"], _without_gaps(poses, frames), self.fps)
+            write_bvh(files["bvh"], _without_gaps(poses, frames, seconds, self.fps), self.fps)
+        if self._writer is None:
+            del files["overlay"]
+        else:
+            self._writer.close()
         return files
 
 
-def _without_gaps(poses, frames):
-    """Poses (N, 15, 3) of frames (N,) -> poses of every frame from the first to the last, gaps filled linearly."""
-    every = np.arange(frames[0], frames[-1] + 1)
+def _uneven(frames, seconds, fps):
+    """Whether times (N,) are half a frame or more from those that the numbers (N,) of frames have at an even pace."""
+    late = (seconds - seconds[0]) * fps - (frames - frames[0])
+    return np.abs(late).max() >= 0.5
+
+
+def _without_gaps(poses, frames, seconds, fps):
+    """Poses (N, 15, 3) of frames (N,) -> one each 1 / fps seconds from the first to the last, gaps filled linearly.
+
+    Times (N,) count where they are uneven; else the numbers do, as time stamps are rounded, some to milliseconds.
+    """
+    at = (seconds - seconds[0]) * fps if _uneven(frames, seconds, fps) else frames - frames[0]
+    every = np.arange(round(at[-1]) + 1)
     flat = poses.reshape(len(poses), -1).T
-    return np.stack([np.interp(every, frames, values) for values in flat], axis=-1).reshape(-1, *poses.shape[1:])
+    return np.stack([np.interp(every, at, values) for values in flat], axis=-1).reshape(-1, *poses.shape[1:])
 
 
 def _each(frames, every, progress):
@@ -170,7 +177,7 @@ def _fail_without_poses(source, skipped):
 
 
 def predict_video(
-    source, out, model=None, calibration=None, *, overlay="vp9", every=1, fps=None, chunk=32, device=None
+    source, out, model=None, calibration=None, *, overlay="h264", every=1, fps=None, chunk=32, device=None
 ):
     """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
 
@@ -179,11 +186,12 @@ def predict_video(
     `evaluation.predict_split`. calibration: JSON of the camera, of the frames' size. Relative paths of these two start
     here or at the project's folder; by default they are the project's fine-tuned model, and the calibration of its
     SceneEgo set.
-    overlay: codec of overlay.mp4 ("vp9" or "mp4v", see VideoWriter), or "none". every: only each every-th frame is
+    overlay: codec of overlay.mp4 ("h264", see VideoWriter), or "none". every: only each every-th frame is
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
 
     A frame that does not decode or has another size is counted in `skipped` and has no pose: joints.csv and joints.npz
-    leave it out, motion.bvh fills it linearly, overlay.mp4 repeats the picture before. No window spans a hole of more
+    leave it out, motion.bvh fills it linearly, overlay.mp4 leaves the picture before standing. Time is that of the
+    video's time stamps, also where they come unevenly. No window spans a hole of the time of more
     than the model's `window.max_gap` frames. Whatever ends the run early, the files hold the frames done so far.
     Raises VideoError, CalibrationError or WeightsError, which name the file and say what to do, and SettingsError
     where a default is needed and there is no project, or its params.yaml cannot be read.
@@ -216,10 +224,10 @@ def predict_video(
                 except ValueError as error:
                     skipped[f"frame {number * every}"] = f"wrong size: {error}"
                     continue
-                if last is not None and number - last - 1 > max_gap:
+                if last is not None and round((seconds - last) * rate) - 1 > max_gap:
                     outputs.write(part.finish())
                     part = stream()
-                last = number
+                last = seconds
                 outputs.wait(number, seconds, frame)
                 outputs.write(part.push(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
         finally:
@@ -236,6 +244,11 @@ def predict_video(
         notes.append(
             f"{rate:.4g} frames a second, but the model's windows are of {span} frames of 25 to 30 a second: motion "
             "looks slower or faster to it; --every thins a faster video out"
+        )
+    if _uneven(np.array(outputs.frames), np.array(outputs.seconds), rate):
+        notes.append(
+            f"frames come at an uneven pace; joints and overlay have their true times, and motion.bvh is in real time "
+            f"at {rate:.4g} frames a second"
         )
     arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
     return Prediction(*arrays, rate, camera, skipped, notes, files, bool(interrupted))
@@ -326,7 +339,7 @@ def main(arguments=None):
     parser.add_argument("--model", help=f"weights, with their .json beside them (default: the project's {MODEL})")
     parser.add_argument("--calibration", help="OCamCalib JSON (default: that of the project's SceneEgo set)")
     parser.add_argument(
-        "--overlay", choices=OVERLAYS, default="vp9", help="mp4v is faster to write, but no browser plays it"
+        "--overlay", choices=OVERLAYS, default="h264", help="codec of overlay.mp4, or none (default: %(default)s)"
     )
     parser.add_argument("--every", type=_positive(int), default=1, metavar="K", help="use every K-th frame only")
     parser.add_argument("--fps", type=_positive(float), help="frames a second of a folder of frames (default: 30)")

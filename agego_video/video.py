@@ -1,14 +1,18 @@
 """Frames from a video file or a folder of images, read one after the other, and frames written as a video."""
 
+import math
 import re
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
-import cv2
+import av
 
 from agego_lib.datasets.decoding import decode_image
 
 IMAGES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 64_000_000
+_TICK = Fraction(1, 90_000)  # of written videos, seconds
 
 
 class VideoError(ValueError):
@@ -18,9 +22,10 @@ class VideoError(ValueError):
 class VideoFile:
     """The frames of a video file. Iteration gives (number, seconds, BGR uint8 (H, W, 3)); one frame is held at a time.
 
-    fps: frames a second. total: frames that the file announces, or None. size: (width, height) px. notes: what was
-    found wrong, as texts, filled by iteration. A file that ends before its announced end may have been cut in the
-    middle of a frame, which decoders fill up with grey or the frame before: then the last one is left out.
+    The pixels are those stored, which the calibration is of, whatever rotation a tag may ask for. seconds: the frame's
+    time stamp, from the first one's. fps: frames a second, on average. total: frames that the file announces, or None.
+    size: (width, height) px. skipped: frame -> why it does not decode, and notes: what else was found, as texts; both
+    are filled by iteration.
     Raises VideoError where the file cannot be opened or has no frame.
     """
 
@@ -29,40 +34,123 @@ class VideoFile:
         self.skipped, self.notes = {}, []
         if not self.path.is_file():
             raise VideoError(f"{path}: no such video file or folder of frames")
-        # FFmpeg alone: other backends of OpenCV guess at what they are given.
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        self._first = self._capture.read()[1] if self._capture.isOpened() else None
+        self._first, found = None, "cannot be opened as a video"
+        try:
+            self._container, self._stream = self._open()
+            self._announced = self._stream.frames
+            self.fps, count = float(self._stream.average_rate or 0), None
+            if not 0 < self.fps < 1000:
+                self.fps, count = self._count()
+            found = "has no frame that decodes"
+            self._decoded = self._decode()
+            self._first = next(self._decoded, None)
+        # No stream of pictures is an IndexError.
+        except (av.FFmpegError, IndexError):
+            pass
         if self._first is None:
-            found = "has no frame that decodes" if self._capture.isOpened() else "cannot be opened as a video"
             raise VideoError(
                 f"{path}: {found}; it may be damaged or cut off (an MP4 has its index at its end). "
                 "Copy it anew, or mend it with FFmpeg"
             )
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS)
-        if not 0 < self.fps < 1000:
-            raise VideoError(f"{path}: {self.fps} frames a second; expected more than 0. Mend it with FFmpeg")
-        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.total = int(announced) if announced > 0 else None
-        self.size = self._first.shape[1::-1]
+        seconds = self._end()
+        self.total = count or (math.ceil(seconds * self.fps - 0.01) if seconds else self._announced) or None
+        frame = self._first[1]
+        self.size = frame.width, frame.height
+        if frame.rotation:
+            self.notes.append(
+                f"{path}: a tag asks players to turn its pictures by {frame.rotation} degrees; they are used as they "
+                "are stored, as the calibration must be of the stored pixels"
+            )
+
+    def _open(self):
+        # A colon in a name makes no protocol of it, and a playlist opens nothing but files.
+        container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
+        return container, container.streams.video[0]
+
+    def _count(self):
+        """(frames a second, frames) by the time stamps alone: browsers record without a rate."""
+        container, stream = self._open()
+        with container:
+            times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        span = float((max(times, default=0) - min(times, default=0)) * stream.time_base)
+        fps = (len(times) - 1) / span if span > 0 else 0
+        if not 0 < fps < 1000:
+            raise VideoError(
+                f"{self.path}: {fps:.6g} frames a second by its time stamps; expected more than 0, below 1000. "
+                f"Give it new ones: ffmpeg -i {self.path.name} -vf setpts=N/30/TB -r 30 mended.mp4"
+            )
+        return fps, len(times)
+
+    def _end(self):
+        """Seconds until the announced end, None where the file announces none."""
+        if self._stream.duration:
+            return float(((self._stream.start_time or 0) + self._stream.duration) * self._stream.time_base)
+        container = self._container
+        # With sound beside the pictures it may be the sound that lasts.
+        return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+
+    def _seconds(self, ticks, otherwise=0.0):
+        return otherwise if ticks is None else float(ticks * self._stream.time_base)
+
+    def _packets(self):
+        """Coded frames, and at last an empty one, which asks the decoder for those that it holds back."""
+        try:
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+        except av.FFmpegError as error:
+            self.notes.append(f"{self.path}: cannot be read further ({error})")
+        yield None
+
+    def _decode(self):
+        """(number, frame of PyAV) in the order of their times. Those lost on the way are numbered and listed too."""
+        number, packets, reached, lost = 0, 0, 0.0, []
+        time = -math.inf
+
+        def lose(until):
+            nonlocal number
+            while lost and lost[0][0] < until:
+                self.skipped[f"frame {number}"] = f"does not decode: {lost.pop(0)[1]}"
+                number += 1
+
+        with self._container:
+            for packet in self._packets():
+                if packet is not None:
+                    time = self._seconds(packet.dts if packet.pts is None else packet.pts, reached)
+                    packets += 1
+                    reached = max(reached, time + (self._seconds(packet.duration) or 1 / self.fps))
+                    if packet.is_corrupt:
+                        lost = sorted([*lost, (time, "cut or damaged")])
+                        continue
+                try:
+                    frames = self._stream.codec_context.decode(packet)
+                except av.FFmpegError as error:
+                    lost = sorted([*lost, (time, error.strerror)])
+                    continue
+                for frame in frames:
+                    lose(self._seconds(frame.pts, -math.inf))
+                    yield number, frame
+                    number += 1
+            lose(math.inf)
+            end = self._end()
+            if end and reached < end - 0.5 / self.fps:
+                self.notes.append(
+                    f"{self.path}: ends early: {packets} of {max(self._announced, round(end * self.fps))} frames"
+                )
 
     def __iter__(self):
-        frame, seconds, number = self._first, self._seconds(), 0
-        self._first = None
-        while frame is not None:
-            following, after = self._capture.read()[1], self._seconds()
-            if following is None and self.total is not None and number + 1 < self.total:
-                self.notes.append(
-                    f"{self.path}: ends early: {number + 1} of {self.total} frames; "
-                    f"the last of them, number {number}, may be cut and was left out"
-                )
-                self.skipped[f"frame {number}"] = "last frame of a video that ends early"
-                break
-            yield number, seconds, frame
-            frame, seconds, number = following, after, number + 1
-        self._capture.release()
-
-    def _seconds(self):
-        return self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        item, self._first = self._first, None
+        shift, last, repeated = -self._seconds(item[1].pts) if item else 0.0, 0.0, 0
+        while item is not None:
+            number, frame = item
+            # Where a stamp is missing, or goes back as where recordings were put together, time goes on regardless.
+            following = last + 1 / self.fps if number else 0.0
+            seconds = self._seconds(frame.pts, following - shift) + shift
+            if seconds < last:
+                shift, seconds = shift + following - seconds, following
+            repeated += number > 0 and seconds == last
+            yield number, seconds, frame.to_ndarray(format="bgr24")
+            last, item = seconds, next(self._decoded, None)
+        if repeated:
+            self.notes.append(f"{self.path}: {repeated} frames have the time stamp of the frame before")
 
 
 class FrameFolder:
@@ -126,31 +214,44 @@ def open_frames(path, fps=None):
 
 
 class VideoWriter:
-    """An MP4 file written frame by frame (BGR uint8, all of one size, with even sides); a context manager.
+    """An MP4 file of H.264 (yuv420p, index in front), which players and browsers show; a context manager.
 
-    codec: "vp9", which browsers play, or "mp4v" (MPEG-4 Part 2), some forty times faster to write, for players such as
-    VLC alone. OpenCV's own wheels hold no H.264 encoder.
-    Raises VideoError where the file cannot be written or OpenCV lacks the encoder.
+    fps: about how many frames a second will come. size: (width, height) px, both even.
+    Raises VideoError where the file cannot be written, or not any further.
     """
 
-    def __init__(self, path, fps, size, codec="vp9"):
-        tag = {"vp9": "vp09", "mp4v": "mp4v"}[codec]
-        self.path, self.frames = Path(path), 0
-        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*tag), fps, size)
-        if not self._writer.isOpened():
-            raise VideoError(
-                f"{path}: OpenCV cannot write {codec} video of {size[0]}x{size[1]} px there; "
-                "check that the folder can be written to, or choose another codec"
-            )
+    def __init__(self, path, fps, size):
+        self.path, self._last = Path(path), -1
+        with self._errors():
+            self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
+            self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+            self._stream.width, self._stream.height = size
+            self._stream.pix_fmt, self._stream.options = "yuv420p", {"preset": "veryfast", "crf": "20"}
+            self._stream.codec_context.time_base = self._stream.time_base = _TICK
+            self._container.start_encoding()
 
-    def write(self, frame):
-        """Append a frame (H, W, 3)."""
-        self._writer.write(frame)
-        self.frames += 1
+    @contextmanager
+    def _errors(self):
+        try:
+            yield
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(
+                f"{self.path}: cannot be written ({error}); check its folder and the disk's room"
+            ) from None
+
+    def write(self, frame, seconds):
+        """Append a frame (H, W, 3) BGR uint8, shown from `seconds` on."""
+        picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+        # Two frames of one time follow each other at once.
+        self._last = picture.pts = max(round(seconds / _TICK), self._last + 1)
+        picture.time_base = _TICK
+        with self._errors():
+            self._container.mux(self._stream.encode(picture))
 
     def close(self):
         """Finish the file. It can be played only then."""
-        self._writer.release()
+        with self._errors(), self._container:
+            self._container.mux(self._stream.encode(None))
 
     def __enter__(self):
         return self
@@ -159,20 +260,20 @@ class VideoWriter:
         self.close()
 
 
-def render_video(folder, path, fps=30.0, codec="mp4v"):
+def render_video(folder, path, fps=30.0):
     """Write the images of a folder, such as a raw sequence's imgs/, as a video -> number of frames.
 
     Raises VideoError where there is no image, one does not decode or has another size than the first.
     """
     frames, writer = FrameFolder(folder, fps), None
     try:
-        for _, _, image in frames:
+        for i, (_, _, image) in enumerate(frames):
             size = image.shape[1::-1]
             if writer is None:
-                writer, first = VideoWriter(path, fps, size, codec), size
+                writer, first = VideoWriter(path, fps, size), size
             if size != first:
                 raise VideoError(f"{folder}: a frame of {size} px after ones of {first}; expected one size")
-            writer.write(image)
+            writer.write(image, i / fps)
     finally:
         if writer is not None:
             writer.close()

@@ -4,11 +4,14 @@ import csv
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import bvhio
 import cv2
 import numpy as np
@@ -123,6 +126,36 @@ def decoded(path):
         frames.append(frame)
 
 
+def times(path):
+    """Seconds of a video's frames as FFmpeg tells them to OpenCV."""
+    capture, seconds = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), []
+    while capture.read()[0]:
+        seconds.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    return seconds
+
+
+def write_stamped(path, milliseconds, codec="mpeg4"):
+    """A video whose frames have the given time stamps."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        (stream.width, stream.height), stream.pix_fmt = SIZE, "yuv420p"
+        pictures = [av.VideoFrame.from_ndarray(picture(i), format="bgr24") for i in range(len(milliseconds))]
+        packets = [packet for image in [*pictures, None] for packet in stream.encode(image)]
+        for packet, stamp in zip(packets, milliseconds, strict=True):
+            packet.time_base = Fraction(1, 1000)
+            packet.pts = packet.dts = stamp
+            container.mux(packet)
+    return path
+
+
+def patched(path, source, box, offset, *values):
+    """A copy of the MP4 `source` whose first box of that name has other 32-bit numbers from an offset of it on."""
+    data = bytearray(source.read_bytes())
+    struct.pack_into(f">{len(values)}i", data, data.index(box) - 4 + offset, *values)
+    path.write_bytes(data)
+    return path
+
+
 def test_a_folder_with_gaps_and_damage(trained, model, tmp_path):
     """4 numbers are missing after 120, 7 after 140: only the second hole parts the windows."""
     numbers = [*range(100, 121), *range(125, 141), *range(148, 153)]
@@ -134,7 +167,7 @@ def test_a_folder_with_gaps_and_damage(trained, model, tmp_path):
     good = [n for n in numbers if n not in (110, 130)]
     expected = reference(model, [cv2.imread(str(folder / f"img_{n:06d}.jpg")) for n in good], good)
 
-    result = predict.predict_video(folder, tmp_path / "out", **trained, fps=25, overlay="mp4v")
+    result = predict.predict_video(folder, tmp_path / "out", **trained, fps=25)
     np.testing.assert_allclose(result.poses, expected, **CLOSE)
     assert result.frames.tolist() == [n - 100 for n in good]
     np.testing.assert_allclose(result.seconds, (np.array(good) - 100) / 25)
@@ -152,7 +185,7 @@ def test_a_folder_with_gaps_and_damage(trained, model, tmp_path):
     rows = np.array(rows, float)
     np.testing.assert_array_equal(rows[:, 0], result.frames)
     np.testing.assert_allclose(rows[:, 2:], result.poses.reshape(len(rows), -1), atol=1e-6)
-    # Every frame number has its place in the motion and in the video, those without a pose between their neighbours.
+    # Every frame number has its place in the motion, those without a pose between their neighbours.
     bvh, root = (read(str(result.files["bvh"])) for read in (bvhio.readAsBvh, bvhio.readAsHierarchy))
     assert bvh.FrameCount == numbers[-1] - 100 + 1 and bvh.FrameTime == pytest.approx(1 / 25)
     joints = {joint.Name: joint for joint, _, _ in root.layout()}
@@ -161,7 +194,7 @@ def test_a_folder_with_gaps_and_damage(trained, model, tmp_path):
         root.loadPose(int(number))
         found = [np.array(joints[name].PositionWorld) for name in JOINT_NAMES]
         np.testing.assert_allclose(found, pose @ AXES.T, atol=1e-3)
-    assert len(decoded(result.files["overlay"])) == numbers[-1] - 100 + 1
+    np.testing.assert_allclose(times(result.files["overlay"]), result.seconds, atol=1e-3)
 
 
 @pytest.mark.parametrize("codec", ["MJPG", "mp4v", "VP80"])
@@ -272,7 +305,7 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
 def test_errors_of_the_command(tmp_path, capsys):
     assert predict.main([str(tmp_path / "none.mp4"), f"--out={tmp_path}"]) == 1
     assert capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
-    for wrong in (["--every=0"], ["--fps=-1"], ["--overlay=h264"]):
+    for wrong in (["--every=0"], ["--fps=-1"], ["--overlay=mp4v"]):
         with pytest.raises(SystemExit):
             predict.main(["a.mp4", *wrong])
 
@@ -402,19 +435,128 @@ def test_live_against_the_whole_model(tiny_model, row, step):
 # --- Video files and pictures --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codec", ["vp9", "mp4v"])
-def test_written_videos_are_read_again(tmp_path, codec):
-    frames = [cv2.GaussianBlur(picture(i), (0, 0), 4) for i in range(4)]
-    with VideoWriter(tmp_path / "a.mp4", 30, SIZE, codec) as writer:
-        for frame in frames:
-            writer.write(frame)
+@pytest.mark.parametrize("fps", [30, 238.374])
+def test_written_videos_are_read_again(tmp_path, fps):
+    """H.264 as browsers want it: 4:2:0, its index before its pictures; 238.374 is a phone's slow motion."""
+    frames = [cv2.GaussianBlur(picture(i), (0, 0), 4) for i in range(9)]
+    with VideoWriter(tmp_path / "a.mp4", fps, SIZE) as writer:
+        for number, frame in enumerate(frames):
+            writer.write(frame, number / fps)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        context = file.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
     video = VideoFile(tmp_path / "a.mp4")
-    assert video.size == SIZE and video.fps == 30 and video.total == 4
+    assert video.size == SIZE and video.fps == pytest.approx(fps, rel=0.02) and video.total == 9
     read = list(video)
-    assert [number for number, _, _ in read] == [0, 1, 2, 3]
-    assert all(np.abs(f.astype(int) - g).mean() < 8 for (_, _, f), g in zip(read, frames, strict=True))
-    with pytest.raises(VideoError, match="cannot write"):
-        VideoWriter(tmp_path / "no/folder/a.mp4", 30, SIZE, codec)
+    assert [number for number, _, _ in read] == [*range(9)] and not video.notes
+    np.testing.assert_allclose([seconds for _, seconds, _ in read], np.arange(9) / fps, atol=1e-5)
+    for (_, _, found), same, frame in zip(read, decoded(tmp_path / "a.mp4"), frames, strict=True):
+        np.testing.assert_array_equal(found, same)
+        assert np.abs(found.astype(int) - frame).mean() < 8
+    for path, size in ((tmp_path / "no/folder/a.mp4", SIZE), (tmp_path / "odd.mp4", (161, 128))):
+        with pytest.raises(VideoError, match="cannot be written"):
+            VideoWriter(path, 30, size)
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1)])
+def test_a_rotation_tag_turns_nothing(tmp_path, matrix):
+    plain = write_file(tmp_path / "a.mp4", 5, "mp4v")
+    a, b, c, d = (value << 16 for value in matrix)
+    turned = VideoFile(patched(tmp_path / "b.mp4", plain, b"tkhd", 48, a, b, 0, c, d, 0))
+    assert turned.size == SIZE
+    for (_, _, found), (_, _, stored) in zip(turned, VideoFile(plain), strict=True):
+        np.testing.assert_array_equal(found, stored)
+    assert len(turned.notes) == 1 and "a tag asks players to turn" in turned.notes[0]
+
+
+def test_a_trimmed_video_is_whole(tmp_path):
+    """Losslessly trimmed, a file keeps all its frames, of which a list says that 0.5 s are shown."""
+    whole = write_file(tmp_path / "a.mp4", 20, "mp4v")
+    video = VideoFile(patched(tmp_path / "b.mp4", whole, b"elst", 16, 500))
+    assert video.total == 13 == len(list(video)) and not video.notes and not video.skipped
+
+
+def test_a_colon_in_a_name(tmp_path, monkeypatch):
+    name = "2026-10-18T12:30:05.mp4"
+    write_file(tmp_path / "a.mp4", 3, "mp4v").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(VideoFile(name))) == 3
+    assert render_video(write_folder(tmp_path / "frames", range(2)), "12:30.mp4") == 2
+    assert len(list(VideoFile("12:30.mp4"))) == 2
+
+
+@pytest.mark.parametrize("stamps", [[0, 35, 71, 108, 130, 164, 204, 241], [0] * 8])
+def test_a_browsers_recording_has_no_rate(tmp_path, stamps):
+    path = write_stamped(tmp_path / "a.webm", stamps, "libvpx")
+    data = path.read_bytes()
+    # The frames' duration and the file's become empty fields.
+    for field, empty in ((b"\x23\xe3\x83\x84", b"\xec\x86" + bytes(6)), (b"\x44\x89\x88", b"\xec\x89" + bytes(9))):
+        assert field in data
+        at = data.index(field)
+        data = data[:at] + empty + data[at + len(empty) :]
+    path.write_bytes(data)
+    if not any(stamps):
+        with pytest.raises(VideoError, match=r"0 frames a second by its time stamps.*ffmpeg -i"):
+            VideoFile(path)
+        return
+    video = VideoFile(path)
+    assert video.total == 8 and video.fps == pytest.approx(7 / 0.241)
+    np.testing.assert_allclose([seconds for _, seconds, _ in video], np.array(stamps) / 1000)
+    assert not video.notes and not video.skipped
+
+
+def test_a_frame_within_that_does_not_decode(tmp_path):
+    """Predicted from others or not, the frames around it keep their numbers and times."""
+    with VideoWriter(tmp_path / "a.mp4", 25, SIZE) as writer:
+        for number in range(60):
+            writer.write(picture(number), number / 25)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        lost = round(float((packets[20].pts - file.streams.video[0].start_time) * packets[20].time_base) * 25)
+        place, size = packets[20].pos, packets[20].size
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    data[place : place + size] = bytes(size)
+    (tmp_path / "a.mp4").write_bytes(data)
+    video = VideoFile(tmp_path / "a.mp4")
+    read = list(video)
+    assert list(video.skipped) == [f"frame {lost}"] and "does not decode" in video.skipped[f"frame {lost}"]
+    assert [number for number, _, _ in read] == [n for n in range(60) if n != lost] and not video.notes
+    np.testing.assert_allclose([seconds for _, seconds, _ in read], [n / 25 for n, _, _ in read], atol=1e-4)
+
+
+def test_an_uneven_pace_is_kept_in_real_time(trained, model, tmp_path):
+    """As phones record in dim light: ten frames 40 ms apart, ten 160 ms apart; two frames have one time stamp."""
+    stamps = np.cumsum([0] + [40] * 4 + [0] + [40] * 5 + [160] * 9)
+    path = write_stamped(tmp_path / "a.mkv", stamps.tolist())
+    result = predict.predict_video(path, tmp_path / "out", **trained)
+    np.testing.assert_allclose(result.poses, reference(model, decoded(path)), **CLOSE)
+    np.testing.assert_allclose(result.seconds, stamps / 1000, atol=1e-6)
+    notes = "\n".join(result.notes)
+    assert "1 frames have the time stamp of the frame before" in notes and "uneven pace" in notes
+    np.testing.assert_allclose(times(result.files["overlay"]), stamps / 1000, atol=1e-3)
+    bvh, root = (read(str(result.files["bvh"])) for read in (bvhio.readAsBvh, bvhio.readAsHierarchy))
+    assert (bvh.FrameCount - 1) * bvh.FrameTime == pytest.approx(stamps[-1] / 1000, abs=0.5 * bvh.FrameTime)
+    joints = {joint.Name: joint for joint, _, _ in root.layout()}
+    for frame in set(range(bvh.FrameCount)) - {4}:  # at 0.16 s there are two poses
+        after = min(int(np.searchsorted(result.seconds, frame * bvh.FrameTime)), 19)
+        before = max(after - 1, 0)
+        span = result.seconds[after] - result.seconds[before]
+        share = min((frame * bvh.FrameTime - result.seconds[before]) / span, 1) if span else 0
+        expected = result.poses[before] + share * (result.poses[after] - result.poses[before])
+        root.loadPose(frame)
+        found = [np.array(joints[name].PositionWorld) for name in JOINT_NAMES]
+        np.testing.assert_allclose(found, expected @ AXES.T, atol=1e-3)
+
+
+def test_a_pause_parts_the_windows(trained, model, tmp_path):
+    stamps = [*range(0, 400, 40), *range(2000, 2400, 40)]
+    path = write_stamped(tmp_path / "a.mkv", stamps)
+    result = predict.predict_video(path, tmp_path / "out", **trained, overlay="none")
+    frames = decoded(path)
+    apart = [reference(model, frames[:10]), reference(model, frames[10:])]
+    np.testing.assert_allclose(result.poses, np.concatenate(apart), **CLOSE)
 
 
 def test_a_folder_becomes_a_video(tmp_path):
