@@ -487,6 +487,14 @@ def test_a_colon_in_a_name(tmp_path, monkeypatch):
     assert len(list(VideoFile("12:30.mp4"))) == 2
 
 
+def test_tags_in_any_encoding(tmp_path):
+    path = write_file(tmp_path / "a.mp4", 3, "mp4v")
+    data = path.read_bytes()
+    assert b"Lavf" in data
+    path.write_bytes(data.replace(b"Lavf", b"L\xe4vf"))
+    assert len(list(VideoFile(path))) == 3
+
+
 @pytest.mark.parametrize("stamps", [[0, 35, 71, 108, 130, 164, 204, 241], [0] * 8])
 def test_a_browsers_recording_has_no_rate(tmp_path, stamps):
     path = write_stamped(tmp_path / "a.webm", stamps, "libvpx")
