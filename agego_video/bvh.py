@@ -1,6 +1,9 @@
 """Poses as BVH motion, which Blender and other animation programs open."""
 
+import warnings
+
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from agego_lib.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 
@@ -53,17 +56,14 @@ def _fit(rest, points):
 
 
 def _swing(start, end):
-    """Smallest rotations (N, 3, 3) from unit vectors start (N, 3) to end (N, 3); a half turn has an axis of its own."""
-    axis, cosine = np.cross(start, end), (start * end).sum(-1)[:, None, None]
+    """Smallest rotations (N, 3, 3) from unit vectors start (N, 3) to end (N, 3)."""
+    axis = np.cross(start, end)
+    sine = np.linalg.norm(axis, axis=-1, keepdims=True)
+    angle = np.arctan2(sine, (start * end).sum(-1, keepdims=True))
     # Opposite vectors: any axis across them will do.
-    across = np.cross(start, np.eye(3)[np.abs(start).argmin(-1)])
-    across /= np.linalg.norm(across, axis=-1, keepdims=True)
-    half_turn = 2 * across[:, :, None] * across[:, None] - np.eye(3)
-    k = np.zeros((len(start), 3, 3))
-    k[:, 0, 1], k[:, 0, 2], k[:, 1, 2] = -axis[:, 2], axis[:, 1], -axis[:, 0]
-    k -= k.transpose(0, 2, 1)
-    opposite = cosine < -1 + 1e-9
-    return np.where(opposite, half_turn, np.eye(3) + k + k @ k / np.where(opposite, 1, 1 + cosine))
+    across = _unit(np.cross(start, np.eye(3)[np.abs(start).argmin(-1)]))
+    axis = np.where(sine > 1e-9, axis / np.maximum(sine, 1e-9), across)
+    return Rotation.from_rotvec(axis * angle).as_matrix()
 
 
 def _unit(vectors):
@@ -93,15 +93,9 @@ def _rotations(points, offsets):
 
 def _angles(rotations):
     """Rotations (N, ..., 3, 3) = Rz Rx Ry -> degrees (N, ..., 3) about z, x, y, without jumps over time."""
-    r = rotations
-    x = np.arcsin(np.clip(r[..., 2, 1], -1, 1))
-    z = np.arctan2(-r[..., 0, 1], r[..., 1, 1])
-    y = np.arctan2(-r[..., 2, 0], r[..., 2, 2])
-    # Gimbal lock: only z + y or z - y is known, so that y may be zero.
-    locked = np.hypot(r[..., 2, 0], r[..., 2, 2]) < 1e-7
-    z = np.where(locked, np.arctan2(r[..., 1, 0], r[..., 0, 0]), z)
-    y = np.where(locked, 0.0, y)
-    return np.degrees(np.unwrap(np.stack([z, x, y], axis=-1), axis=0))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # gimbal lock: any split of the turn will do
+        angles = Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_euler("ZXY")
+    return np.degrees(np.unwrap(angles.reshape(rotations.shape[:-1]), axis=0))
 
 
 def _hierarchy(offsets, joint=0, depth=0):

@@ -64,7 +64,7 @@ class VideoFile:
 
     def _open(self):
         # A colon in a name makes no protocol of it, and a playlist opens nothing but files.
-        container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
+        container = av.open(f"file:{self.path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
         return container, container.streams.video[0]
 
     def _count(self):

@@ -1,7 +1,6 @@
 """Checkpoints: where a training run stands, written so that a run killed at any moment goes on from the last one."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -9,13 +8,13 @@ import pickle
 import random
 import shutil
 import sys
-import time
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 FORMAT = 1
 # Code that every training runs through, beside that of its own model, objective and data set.
@@ -70,18 +69,15 @@ class Checkpoint:
         takes the lock from a process that ends, however it ends. Raises TrainingError.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "w") as file:
-            until = time.monotonic() + wait
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise TrainingError(
-                            f"{self.path}: another process trains the same here; wait for its end, or end it"
-                        ) from None
-                    time.sleep(0.1)
+        # Never the soft kind, a plain file that a killed process leaves behind.
+        lock = FileLock(self.path.with_suffix(".lock"), timeout=wait, fallback_to_soft=False)
+        try:
+            held = lock.acquire()
+        except Timeout:
+            raise TrainingError(
+                f"{self.path}: another process trains the same here; wait for its end, or end it"
+            ) from None
+        with held:
             yield
 
     def write(self, state, identity):
