@@ -35,6 +35,8 @@ CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 
 
+# Before xdist looks for the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """For tests in two processes at once: a file stays in one, and so does all that needs the pipeline's run, which
     comes first, as it takes longest."""
