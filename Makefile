@@ -32,21 +32,21 @@ experiments: .venv/installed
 report: .venv/installed
 	python scripts/report.py
 
-# Two processes of a thread each: tests are small, and a second thread gives them little.
-TESTS = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 \
-  pytest -n 2 --dist loadgroup --no-loadscope-reorder tests
+# One thread each: tests are small, and two processes of them take half the time of one with two.
+PYTEST = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest tests
+LINT = ruff check . && ruff format --check .
 
 # Lint and the quick unit tests.
 check: .venv/installed
-	ruff check .
-	ruff format --check .
-	$(TESTS) -q -m "not slow"
+	$(LINT)
+	$(PYTEST) -q -n 2 --dist loadfile -m "not slow and not pipeline"
 
+# All tests, those on the pipeline's run beside the others; their log comes at the end.
 test: .venv/installed
 	dvc pull data.dvc
-	ruff check .
-	ruff format --check .
-	$(TESTS)
+	$(LINT)
+	log=$$(mktemp); $(PYTEST) -m pipeline >$$log 2>&1 & other=$$!; \
+	  $(PYTEST) -m "not pipeline"; code=$$?; wait $$other || code=$$?; cat $$log; rm $$log; exit $$code
 
 # Speed and memory on this machine, which should do nothing else meanwhile, and docs/scaling.md from it.
 BENCHMARKS ?= training inference prediction reading growth

@@ -35,17 +35,13 @@ CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 
 
-# Before xdist looks for the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """For tests in two processes at once: a file stays in one, and so does all that needs the pipeline's run, which
-    comes first, as it takes longest."""
+    """Tests on the pipeline's run, which `make test` has in a process of their own, and other slow ones."""
     for item in items:
-        shared = "smoke_run" in item.fixturenames
-        if shared or item.path.stem in SLOW:
+        if "smoke_run" in item.fixturenames:
+            item.add_marker(pytest.mark.pipeline)
+        elif item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("pipeline" if shared else item.path.stem))
-    items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
 
 
 @pytest.fixture(scope="session")
