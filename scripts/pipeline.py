@@ -8,6 +8,7 @@ else is `dvc repro`, which also runs everything where there is one GPU.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from dvc.repo import Repo
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
+# DVC's advice on git, after every stage.
+ADVICE = re.compile(r"\s*$|To track the changes|\s*git add|To enable auto|\s*dvc config|Use `dvc push`|Updating lock")
 
 
 def needs(graph, stages):
@@ -79,8 +82,12 @@ def main():
     jobs = given.jobs or (min(cores, 4) if accelerator == "cpu" else 1)
 
     def repro(*stages):
-        if code := subprocess.run(["dvc", "repro", *stages], cwd=ROOT, check=False).returncode:
-            sys.exit(code)  # what is wrong is above
+        with subprocess.Popen(["dvc", "repro", *stages], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if not ADVICE.match(line):
+                    print(line, end="", flush=True)
+        if process.returncode:
+            sys.exit(process.returncode)  # what is wrong is above
 
     # It says what is missing before anything is run, and finds changes of the data, which count as those of files do.
     repro("--quiet", "--single-item", "preflight")
