@@ -16,6 +16,11 @@ def data_name(settings):
     return "embedded data" if settings.dataset.source == "synthetic" else "real data"
 
 
+def windows(window):
+    """WindowSettings in words."""
+    return f"windows of {window.length} frames {'in a row' if window.step == 1 else f'{window.step} apart'}"
+
+
 def measured_on(settings, prepared):
     """The data of a run and each set's calibration -> texts, a line each. prepared: the folder of prepared sets."""
     embedded = settings.dataset.source == "synthetic"

@@ -23,7 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from agego_lib import params
-from agego_view.tables import measured_on
+from agego_view.tables import measured_on, windows
 
 ROOT = Path(__file__).resolve().parents[1]
 # Executed notebook -> the stage's record of its run, beside its metrics.
@@ -183,11 +183,11 @@ def page(root):
     settings = params.load(root / "params.yaml")
     embedded = settings.dataset.source == "synthetic"
     data, *sets = measured_on(settings, root / "artifacts/prepared")
-    size, window = settings.prepare.size, settings.window
+    size = settings.prepare.size
     summary = (
-        f"Measured on {data} ({'; '.join(sets)}). Frames of {size}×{size}, windows of {window.length} frames (every "
-        f"{window.step}th), {settings.visual.backbone}, seed {settings.seed}. These are the settings that params.yaml "
-        "holds now; those of the run stand with each part, where it recorded them."
+        f"Measured on {data} ({'; '.join(sets)}). Frames of {size}×{size}, {windows(settings.window)}, "
+        f"{settings.visual.backbone}, seed {settings.seed}. These are the settings that params.yaml holds now; those "
+        "of the run stand with each part, where it recorded them."
     )
     contents = []
     sections = [section(root, part, contents) for part in PARTS]

@@ -12,7 +12,7 @@ from agego_lib.datasets import read_prepared
 from agego_lib.evaluation import HEADLINE
 from agego_lib.evaluation.complexity import complexity
 from agego_view import paper
-from agego_view.tables import compare, data_name, load_results, measured_on, run_names, seed_table, tables
+from agego_view.tables import compare, data_name, load_results, measured_on, run_names, seed_table, tables, windows
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -63,8 +63,8 @@ def main():
     made = {name: markdown(compare(results, *rows, settings)) for name, rows in tables(settings).items()}
     parts = [
         "# Results\n",
-        f"Measured at commit {commit}, {settings.prepare.size} px, windows of {settings.window.length} frames "
-        f"(every {settings.window.step}th), {settings.visual.backbone}, seed {settings.seed}; "
+        f"Measured at commit {commit}, {settings.prepare.size} px, {windows(settings.window)}, "
+        f"{settings.visual.backbone}, seed {settings.seed}; "
         f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch "
         f"{run['versions']['torch']}. "
         "**The paper's figures are from the real data sets**, ours from the data that the column names; they are not "
