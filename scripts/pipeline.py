@@ -24,6 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ADVICE = re.compile(r"\s*$|To track the changes|\s*git add|To enable auto|\s*dvc config|Use `dvc push`|Updating lock")
 
 
+def stage_graph(root):
+    """{stage: the ones it depends on} of the project in `root`, by the names that DVC shows."""
+    with Repo(root) as repo:
+        return {s.addressing: [d.addressing for d in repo.index.graph.successors(s)] for s in repo.index.graph}
+
+
 def needs(graph, stages):
     """All stages that some stages need, {stage: the ones it depends on}, with the stages themselves, in that order."""
     found = []
@@ -97,8 +103,7 @@ def main():
     if all(why == ["always changed"] for stage, why in status.items() if not stage.endswith(".dvc")):
         print("Data and pipelines are up to date.")
         return
-    with Repo(ROOT) as repo:
-        graph = {s.addressing: [d.addressing for d in repo.index.graph.successors(s)] for s in repo.index.graph}
+    graph = stage_graph(ROOT)
     if unknown := set(given.stages) - graph.keys():
         sys.exit(f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(graph)}")
     wanted = needs(graph, given.stages or [stage for stage in graph if not stage.endswith(".dvc")])
