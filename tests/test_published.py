@@ -223,5 +223,6 @@ def test_stages_name_their_kernel(project):
     notebook = json.loads(path.read_text())
     notebook["metadata"]["kernelspec"] = {"name": "myenv", "display_name": "myenv", "language": "python"}
     path.write_text(json.dumps(notebook))
+    project.run("dvc", "repro", "preflight")  # of which an earlier test's failure left nothing
     done = project.run("dvc", "repro", "--force", "--single-item", "motion")
     assert running(done.stdout) == {"motion"}
