@@ -18,13 +18,12 @@ from published import write_actionformer, write_data_sets, write_imagenet
 from refresh_notebooks import Copy
 from test_pipeline import running
 
+from agego_data.synthetic import render_datasets
 from agego_lib.datasets import read_prepared
 from agego_lib.images import to_tensor
 from agego_lib.models import AGEgoPose
 from agego_lib.models.build import frame_encoder, load_heatmap_net
 from agego_lib.params import VisualSettings
-
-pytest_plugins = ("clone",)
 
 FRAMES = {("egopw", "train"): 8, ("egopw", "test"): 9, ("sceneego", "train"): 12, ("sceneego", "test"): 10}
 # The paper profile's own settings, but for sizes; one row of each kind that reads other files than the full model.
@@ -63,9 +62,12 @@ class Published(Copy):
 
 
 @pytest.fixture(scope="module")
-def published(smoke_run, tmp_path_factory):
+def published(project, tmp_path_factory):
     """(the clone after its first run, what the run printed)."""
-    copy = Published(tmp_path_factory.mktemp("published"), smoke_run[0].folder / "artifacts/raw")
+    raw = tmp_path_factory.mktemp("rendered")
+    chosen = {"egopw_train": (2, 1), "egopw_test": (1, 1), "sceneego_train": (1, 1), "sceneego_test": (1, 1)}
+    render_datasets(project / "data", raw, seed=0, scale=0.25, frames_per_sequence=24, workers=1, **chosen)
+    copy = Published(tmp_path_factory.mktemp("published"), raw)
     copy.configure("dataset=egopw", "profile=paper", *SMALL)
     done = copy.run("dvc", "repro")
     copy.commit("first run")
@@ -74,7 +76,7 @@ def published(smoke_run, tmp_path_factory):
 
 
 @pytest.fixture
-def project(published):
+def clone(published):
     """The clone; whatever a test changes there, on its disk included, is put back."""
     copy, _ = published
     kept = copy.folder.parent / "kept"
@@ -106,17 +108,17 @@ def test_all_of_it_runs(published):
     assert not copy.run("git", "ls-files", "datasets", "weights").stdout
 
 
-def test_a_second_run_has_nothing_to_do(project):
-    assert running(project.run("dvc", "repro").stdout) == {"preflight"}
-    done = project.run("python", "scripts/pipeline.py")
+def test_a_second_run_has_nothing_to_do(clone):
+    assert running(clone.run("dvc", "repro").stdout) == {"preflight"}
+    done = clone.run("python", "scripts/pipeline.py")
     assert "Data and pipelines are up to date." in done.stdout and not running(done.stdout + done.stderr)
 
 
-def test_every_sequence_has_its_own_features(project):
+def test_every_sequence_has_its_own_features(clone):
     """Computed anew from each sequence's frames: the data sets use the same names in both splits."""
-    artifacts = project.folder / "artifacts"
+    artifacts = clone.folder / "artifacts"
     net = load_heatmap_net(artifacts / "heatmap/heatmap_net.safetensors")
-    resnet = project.folder.parent / "torch/hub/checkpoints/resnet50-0676ba61.pth"
+    resnet = clone.folder.parent / "torch/hub/checkpoints/resnet50-0676ba61.pth"
     model = AGEgoPose(net, frame_encoder(VisualSettings("resnet50", str(resnet)), net)).eval()
     counts, files = Counter(), set()
     for kind, split in FRAMES:
@@ -135,50 +137,50 @@ def test_every_sequence_has_its_own_features(project):
     assert len(files) == sum(counts.values())
 
 
-def test_one_setting_changes_and_the_rest_stays(project):
+def test_one_setting_changes_and_the_rest_stays(clone):
     """`dvc exp run -S`: data set, profile and own changes hold, and only what depends on the setting runs."""
-    before = project.settings()
-    done = project.run("dvc", "exp", "run", "-S", "evaluate.pck_share=0.07", "heatmap")
+    before = clone.settings()
+    done = clone.run("dvc", "exp", "run", "-S", "evaluate.pck_share=0.07", "heatmap")
     assert running(done.stdout) == {"preflight", "heatmap"}
-    assert project.settings() == {**before, "evaluate": {"pck_share": 0.07}}
+    assert clone.settings() == {**before, "evaluate": {"pck_share": 0.07}}
     # Neither a plain run nor the tables go back to anything.
-    project.run("dvc", "exp", "run", "preflight")
-    assert project.settings() == {**before, "evaluate": {"pck_share": 0.07}}
-    project.configure("tables=all")
-    now = project.settings()
+    clone.run("dvc", "exp", "run", "preflight")
+    assert clone.settings() == {**before, "evaluate": {"pck_share": 0.07}}
+    clone.configure("tables=all")
+    now = clone.settings()
     assert now["run"] == {"dataset": "egopw", "profile": "paper", "tables": "all"}
     assert {k: v for k, v in now.items() if k not in ("run", "ablation")} == {
         k: v for k, v in {**before, "evaluate": {"pck_share": 0.07}}.items() if k not in ("run", "ablation")
     }
 
 
-def test_a_group_named_to_dvc_is_refused(project):
-    done = project.run("dvc", "exp", "run", "-S", "dataset=synthetic", check=False)
+def test_a_group_named_to_dvc_is_refused(clone):
+    done = clone.run("dvc", "exp", "run", "-S", "dataset=synthetic", check=False)
     assert done.returncode and "scripts/configure.py dataset=" in done.stdout + done.stderr
     assert not running(done.stdout) - {"preflight", "code"}
-    assert project.run("dvc", "exp", "run", "-S", "profile=quick", check=False).returncode
+    assert clone.run("dvc", "exp", "run", "-S", "profile=quick", check=False).returncode
 
 
-def test_a_change_of_what_is_read_runs_again(project):
+def test_a_change_of_what_is_read_runs_again(clone):
     """Of the data (each kind: test_preflight.py) and of weights."""
-    assert not project.stale()
-    path = project.folder / "conf/splits/train_egopw.txt"
+    assert not clone.stale()
+    path = clone.folder / "conf/splits/train_egopw.txt"
     path.write_text("\n".join(path.read_text().split()[:-1]))
-    write_actionformer(project.folder / "weights/actionformer_ego4d.pth.tar", seed=1)
-    assert project.stale() >= {"prepare", "motion"}
+    write_actionformer(clone.folder / "weights/actionformer_ego4d.pth.tar", seed=1)
+    assert clone.stale() >= {"prepare", "motion"}
 
 
-def test_all_that_is_missing_is_said_at_once(project):
+def test_all_that_is_missing_is_said_at_once(clone):
     """Before the first stage: nothing is computed, and one look mends it all."""
-    shutil.rmtree(project.data / "EgoPW/chao/out")
-    (project.data / "SceneEgo/test/jian1/local_pose_gt.pkl").unlink()
-    (project.data / "EgoPW/fisheye.calibration.json").unlink()
-    (project.folder / "weights/actionformer_ego4d.pth.tar").unlink()
-    project.environment["TORCH_HOME"], home = str(project.folder / "nowhere"), project.environment["TORCH_HOME"]
+    shutil.rmtree(clone.data / "EgoPW/chao/out")
+    (clone.data / "SceneEgo/test/jian1/local_pose_gt.pkl").unlink()
+    (clone.data / "EgoPW/fisheye.calibration.json").unlink()
+    (clone.folder / "weights/actionformer_ego4d.pth.tar").unlink()
+    clone.environment["TORCH_HOME"], home = str(clone.folder / "nowhere"), clone.environment["TORCH_HOME"]
     try:
-        project.configure("pose.batch_size=1000000")
+        clone.configure("pose.batch_size=1000000")
         for command in (("dvc", "repro"), ("python", "scripts/pipeline.py")):
-            done = project.run(*command, check=False)
+            done = clone.run(*command, check=False)
             assert done.returncode and not running(done.stdout) - {"preflight", "code"}
             for part in (
                 "chao/out", "local_pose_gt.pkl or annotation.pkl", "dataset.egopw.calibration",
@@ -187,19 +189,19 @@ def test_all_that_is_missing_is_said_at_once(project):
             ):  # fmt: skip
                 assert part in done.stdout + done.stderr, part
     finally:
-        project.environment["TORCH_HOME"] = home
+        clone.environment["TORCH_HOME"] = home
 
 
-def test_from_embedded_to_real_data_nothing_is_taken_over_silently(project):
+def test_from_embedded_to_real_data_nothing_is_taken_over_silently(clone):
     """The embedded data's sources are not needed, and going back to them is said."""
-    assert not (project.folder / "data").exists()
-    done = project.configure("dataset=synthetic")
+    assert not (clone.folder / "data").exists()
+    done = clone.configure("dataset=synthetic")
     assert "dataset=synthetic" in done.stdout and "your own" in done.stdout
-    done = project.run("dvc", "repro", check=False)
+    done = clone.run("dvc", "repro", check=False)
     assert done.returncode and "dvc pull data.dvc" in done.stdout + done.stderr
 
 
-def test_git_and_dvc_do_not_walk_the_data(project):
+def test_git_and_dvc_do_not_walk_the_data(clone):
     """DVC's walk of the project, with its ignore file, finds none of the frames."""
     script = (
         "from dvc.repo import Repo; repo = Repo(); "
@@ -207,22 +209,22 @@ def test_git_and_dvc_do_not_walk_the_data(project):
         "any('img_' in f for _, _, files in repo.dvcignore.walk(repo.fs, repo.root_dir) for f in files))"
     )
     # As a folder, which a walk would enter; a link it would not.
-    (project.folder / "datasets").unlink()
-    shutil.copytree(project.data, project.folder / "datasets", copy_function=os.link)
+    (clone.folder / "datasets").unlink()
+    shutil.copytree(clone.data, clone.folder / "datasets", copy_function=os.link)
     try:
-        assert project.run("python", "-c", script).stdout.split()[1] == "False"
-        assert not project.run("git", "status", "--porcelain", "-uall", "--", "datasets", "weights").stdout
+        assert clone.run("python", "-c", script).stdout.split()[1] == "False"
+        assert not clone.run("git", "status", "--porcelain", "-uall", "--", "datasets", "weights").stdout
     finally:
-        shutil.rmtree(project.folder / "datasets")
-        (project.folder / "datasets").symlink_to(project.data)
+        shutil.rmtree(clone.folder / "datasets")
+        (clone.folder / "datasets").symlink_to(clone.data)
 
 
-def test_stages_name_their_kernel(project):
+def test_stages_name_their_kernel(clone):
     """A notebook saved with another kernel runs in the project's environment."""
-    path = project.folder / "notebooks/02c_motion_training.ipynb"
+    path = clone.folder / "notebooks/02c_motion_training.ipynb"
     notebook = json.loads(path.read_text())
     notebook["metadata"]["kernelspec"] = {"name": "myenv", "display_name": "myenv", "language": "python"}
     path.write_text(json.dumps(notebook))
-    project.run("dvc", "repro", "preflight")  # of which an earlier test's failure left nothing
-    done = project.run("dvc", "repro", "--force", "--single-item", "motion")
+    clone.run("dvc", "repro", "preflight")  # of which an earlier test's failure left nothing
+    done = clone.run("dvc", "repro", "--force", "--single-item", "motion")
     assert running(done.stdout) == {"motion"}
