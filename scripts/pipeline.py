@@ -25,9 +25,14 @@ ADVICE = re.compile(r"\s*$|To track the changes|\s*git add|To enable auto|\s*dvc
 
 
 def stage_graph(root):
-    """{stage: the ones it depends on} of the project in `root`, by the names that DVC shows."""
+    """{stage: the ones it depends on} of the project in `root`, by the names that DVC shows there."""
+
+    def name(stage):
+        # Its full address begins with a path where this is run from another folder.
+        return getattr(stage, "name", None) or stage.addressing
+
     with Repo(root) as repo:
-        return {s.addressing: [d.addressing for d in repo.index.graph.successors(s)] for s in repo.index.graph}
+        return {name(s): [name(d) for d in repo.index.graph.successors(s)] for s in repo.index.graph}
 
 
 def needs(graph, stages):
