@@ -1,5 +1,6 @@
 """Files written whole or not at all, and files read within bounds: no device, no pipe, no more bytes than expected."""
 
+import hashlib
 import json
 import stat
 from contextlib import contextmanager
@@ -59,3 +60,9 @@ def read_json(path, limit=1 << 20):
         return json.loads(read_text(path, limit, "utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def file_digest(path):
+    """The first 16 hex digits of the SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -242,3 +242,16 @@ def test_every_fault_of_a_data_set_is_found_at_once(data):
     found = preflight.Findings()
     assert preflight.check_data_set("sceneego", place, root, found)[0] is None
     assert "dataset.sceneego.root: no folder" in found.problems[0]
+
+
+def test_a_damaged_frame_ends_no_look(settings, data):
+    """Its size on the disk is taken from a frame's pixels; one that cannot be read is preparation's to tell."""
+    root, place = data
+    settings = replace(settings, dataset=replace(settings.dataset, source="files", egopw=place, sceneego=place))
+    for path in root.rglob("pseudo_gt.pkl"):
+        path.unlink()
+    for name in ("train/diogo1", "test/diogo1"):
+        (root / name / "pseudo_gt.pkl").write_bytes(b"annotations")
+    found = preflight.check(replace(settings, motion=replace(settings.motion, checkpoint=None)), root)
+    assert any("GB of disk" in note for note in found.notes)
+    assert all("actions.csv" in problem for problem in found.problems)

@@ -1,6 +1,5 @@
 """From a data set in its published layout to a folder of prepared sequences."""
 
-import hashlib
 import multiprocessing
 import re
 import unicodedata
@@ -16,7 +15,7 @@ from agego_lib.datasets import egopw, image_circle, sceneego
 from agego_lib.datasets.prepared import SPLITS_FILE, write_and_describe
 from agego_lib.datasets.sequence import NO_ANNOTATION, DatasetError, count_frames, reason_kind, sequence_key
 from agego_lib.datasets.splits import check_disjoint, read_split
-from agego_lib.files import read_bytes, write_json
+from agego_lib.files import file_digest, write_json
 
 KINDS = {"egopw": egopw, "sceneego": sceneego}
 
@@ -186,7 +185,7 @@ def prepare_dataset(
         warnings.warn(report["circle"]["warning"], stacklevel=2)
     used_calibration = {
         "file": calibration.name,
-        "sha256": hashlib.sha256(read_bytes(calibration, 1 << 20)).hexdigest()[:16],
+        "sha256": file_digest(calibration),
     }
     write_json(
         out / SPLITS_FILE,

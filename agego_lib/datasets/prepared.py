@@ -22,6 +22,7 @@ FORMAT = "ag-egopose prepared sequence"
 VERSION = 2  # 2: split and content
 SPLITS_FILE = "splits.json"
 MAX_SIDE = 4096  # px, of a view
+QUALITY = 95  # of the stored JPEGs
 MAX_SPLITS_BYTES = 1 << 28
 _PREPARE_AGAIN = "prepare the data again (prepare_dataset, or `dvc repro prepare`)"
 
@@ -87,7 +88,7 @@ def _encode_frames(sequence, view, quality, progress):
     return np.array(kept, dtype=np.int64), encoded, skipped, brightest.circle()
 
 
-def write_prepared(path, sequence, camera, view, quality=95, progress=None, split="train"):
+def write_prepared(path, sequence, camera, view, quality=QUALITY, progress=None, split="train"):
     """Write one Sequence as a prepared HDF5 file -> {"frames": number written, "skipped": {frame name: reason}}.
 
     Each frame is decoded, passed through `view` (an InputView) and stored as JPEG of that `quality`. Frames that do
@@ -99,7 +100,7 @@ def write_prepared(path, sequence, camera, view, quality=95, progress=None, spli
     return {key: written[key] for key in ("frames", "skipped")}
 
 
-def write_and_describe(path, sequence, camera, view, quality=95, progress=None, split="train"):
+def write_and_describe(path, sequence, camera, view, quality=QUALITY, progress=None, split="train"):
     """As `write_prepared`; its report also has "content", a SHA-256 of what the file holds, the same for all versions
     of HDF5, and "circle", the image circle ((u, v), radius) px of the frames, or None where it is not to be seen."""
     path = Path(path)

@@ -7,6 +7,8 @@ import cv2
 import torch
 
 from agego_lib.camera import InputView
+from agego_lib.datasets.decoding import decode_image
+from agego_lib.datasets.prepared import QUALITY
 from agego_lib.evaluation.complexity import complexity, count_macs
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.models.backbone import STAGE_CHANNELS
@@ -23,10 +25,13 @@ def feature_bytes(settings):
 
 
 def prepared_bytes(settings, example, camera):
-    """Bytes of one frame in the prepared store: those of an example, encoded as preparation does."""
-    image = cv2.imread(str(example), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    """Bytes of one frame in the prepared store: those of an example, encoded as preparation does.
+
+    Raises ValueError where the example cannot be used.
+    """
     view = InputView(camera.size, settings.prepare.size, settings.prepare.crop)
-    return len(cv2.imencode(".jpg", view.apply(image), [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+    image = view.apply(decode_image(example, view.check_size))
+    return len(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 
 
 def disk_bytes(settings, frames, frame_bytes):

@@ -7,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
-
 from agego_lib import params
 from agego_lib.camera import CalibrationError, FisheyeCamera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.datasets.preparation import KINDS
+from agego_lib.files import file_digest
 from agego_lib.models import MotionEncoder
 from agego_lib.models.backbone import ResNetStages, WeightsError
 from agego_lib.preflight.budget import (
@@ -59,12 +58,6 @@ def digest(parts):
         part = part.encode() if isinstance(part, str) else part
         content.update(len(part).to_bytes(8, "little") + part)
     return content.hexdigest()[:16]
-
-
-def file_digest(path):
-    """16 hex digits of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -249,15 +242,15 @@ def check(settings, root):
         records, looked, examples = {}, {}, []
         for kind in KINDS:
             records[kind], looked[kind], camera = check_data_set(kind, getattr(settings.dataset, kind), root, found)
-            examples += [(s.example, camera) for group in looked[kind].values() for s in group if s.example and camera][
-                :1
-            ]
+            found_examples = (s.example for group in looked[kind].values() for s in group if s.example)
+            if camera and (example := next(found_examples, None)):
+                examples.append((example, camera))
         found.inputs["data.json"] = {"source": "files", **records}
         if all(len(splits) == 2 for splits in looked.values()) and examples:
             frames = {s: sum(x.frames for splits in looked.values() for x in splits[s]) for s in ("train", "test")}
             try:
                 frame_bytes = max(prepared_bytes(settings, *example) for example in examples)
-            except (ValueError, cv2.error):
+            except ValueError:
                 frame_bytes = 3 * settings.prepare.size**2 // 4  # a frame that is not whole is preparation's to tell
         labelled = any(s.actions for s in looked["egopw"].get("train", ()))
         if settings.motion.checkpoint is None and looked["egopw"] and not labelled:
