@@ -121,7 +121,7 @@ class PrepareSettings:
     """Sec. 4.2: frames resized to `size` squared, a multiple of the encoder's total stride."""
 
     size: _number(int, ge=32, multiple_of=32)
-    crop: Literal["none", "square"]
+    crop: Literal["none", "square", "fovea"]
     max_skipped: _number(float, ge=0, le=1)
     workers: Count
 

@@ -201,7 +201,7 @@ def predict_video(
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
     network, config = _load(model)
     calibration, camera = _camera(calibration)
-    view = InputView(camera.size, config["input"]["size"], config["input"]["crop"])
+    view = InputView.of(camera, config["input"]["size"], config["input"]["crop"])
     if frames.size is not None:
         _check_size(source, frames.size, camera, calibration)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

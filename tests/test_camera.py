@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.spatial.transform import Rotation
 
 from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
+from agego_lib.camera import view as fovea
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 PUBLISHED = REAL.parent / "published/calibrations"
@@ -285,6 +288,66 @@ def test_a_cropped_frame_is_seen_as_the_full_one(crop):
     full[:, 128:1152] = rng.integers(0, 255, (1024, 1024, 3))
     view = InputView(FULL, 64, crop)
     np.testing.assert_array_equal(view.apply(full[:, 128:1152]), view.apply(full))
+
+
+def lens(*arguments):
+    raw = stereographic(*arguments)
+    return FisheyeCamera(
+        tuple(raw["size"]), arguments[2], tuple(raw["polynomialC2W"]), tuple(raw["polynomialW2C"]), arguments[3]
+    )
+
+
+LENSES = [lens(280.0, FULL, (648.0, 519.0), 600.0), lens(140.0, (640, 480), (310.5, 251.0), 320.0)]
+
+
+def test_a_ray_of_the_fovea_is_the_lens_solved_by_bisection():
+    side, middle = 96, 47.5
+    for pixel in np.random.default_rng(0).uniform(0, 95, (30, 2)):
+        x, y = (pixel - middle) / (side / 2)
+        rho = np.hypot(x, y)
+        if rho > 1:
+            continue
+
+        def miss(a, rho=rho):
+            return a / np.sqrt(1 + (a / 55) ** 2) / (85 / np.sqrt(1 + (85 / 55) ** 2)) - rho
+
+        angle = np.radians(brentq(miss, 0, 180))
+        local = np.sin(angle) * x / rho, np.sin(angle) * y / rho, np.cos(angle)
+        # It looks 15 degrees below the camera's axis: y down, z forward.
+        wanted = Rotation.from_euler("x", -15, degrees=True).apply(local)
+        np.testing.assert_allclose(fovea.rays(pixel, side), wanted, atol=1e-9)
+    assert fovea.rays([middle, middle], side)[1] == pytest.approx(np.sin(np.radians(15)))
+
+
+@pytest.mark.parametrize("camera", LENSES)
+def test_pixels_of_the_fovea_go_back_and_forth(camera):
+    view = InputView.of(camera, 96, "fovea")
+    pixels = np.random.default_rng(0).uniform(17, 78, (200, 2))  # where the lenses have been fitted
+    np.testing.assert_allclose(view.to_view(view.to_full(pixels)), pixels, atol=1e-3)
+    np.testing.assert_allclose(view.to_view(view.to_full(pixels), 24) + 0.5, (pixels + 0.5) / 4, atol=1e-3)
+    points = fovea.rays(pixels, 96) * np.random.default_rng(1).uniform(0.1, 3, (200, 1))
+    np.testing.assert_allclose(fovea.project(points, 96), pixels, atol=1e-9)
+
+
+def test_two_lenses_give_one_fovea():
+    """Each image shows the same colours in the same directions; the view must not tell which lens took it."""
+    seen = []
+    for camera in LENSES:
+        grid = np.stack(np.meshgrid(np.arange(camera.size[0]), np.arange(camera.size[1])), -1)
+        x, y, z = np.moveaxis(camera.unproject(grid, 1.0), -1, 0)
+        colour = np.stack([np.sin(5 * x + 2 * y), np.cos(4 * y), np.sin(6 * z * x)], -1)
+        seen.append(InputView.of(camera, 64, "fovea").apply((127.5 + 120 * colour).astype(np.uint8)))
+    wide = np.hypot(*np.mgrid[-31.5:32, -31.5:32]) < 26  # where both images reach
+    difference = np.abs(seen[0].astype(int) - seen[1])[wide]
+    assert difference.mean() < 1.5 and difference.max() < 16
+    assert seen[0][wide].std() > 50
+
+
+def test_a_fovea_needs_the_camera_of_the_image():
+    with pytest.raises(ValueError, match="camera"):
+        InputView(FULL, 64, "fovea")
+    with pytest.raises(ValueError, match="another image size"):
+        InputView((64, 64), 64, "fovea", LENSES[0])
 
 
 def test_an_image_of_another_size_is_refused():

@@ -128,7 +128,7 @@ def prepare_dataset(
         raise DatasetError(f"data set {kind!r}; expected one of {', '.join(KINDS)}")
     reader, out, calibration = KINDS[kind], Path(out), Path(calibration)
     camera = FisheyeCamera.from_json(calibration)
-    view = InputView(camera.size, size, crop)
+    view = InputView.of(camera, size, crop)
     splits = {"train": read_split(train_list, root), "test": read_split(test_list, root)}
     check_disjoint(splits["train"], splits["test"], reader.actor_of, allow_shared_actors)
     splits = {split: directories[:limit_sequences] for split, directories in splits.items()}

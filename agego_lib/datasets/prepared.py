@@ -207,7 +207,7 @@ class PreparedSequence:
                 polynomials = (tuple(calibration[key]) for key in ("polynomialC2W", "polynomialW2C"))
                 radius = calibration["imageCircleRadius"]
                 self.camera = FisheyeCamera(tuple(calibration["size"]), centre, *polynomials, radius)
-                self.view = InputView(tuple(view["full_size"]), view["size"], view["crop"])
+                self.view = InputView.of(self.camera, view["size"], view["crop"])
                 if not 0 < self.view.size <= MAX_SIDE:
                     raise ValueError(f"frames of {self.view.size} px")
             except (KeyError, OSError, TypeError, ValueError, RecursionError) as error:

@@ -29,7 +29,7 @@ def prepared_bytes(settings, example, camera):
 
     Raises ValueError where the example cannot be used.
     """
-    view = InputView(camera.size, settings.prepare.size, settings.prepare.crop)
+    view = InputView.of(camera, settings.prepare.size, settings.prepare.crop)
     image = view.apply(decode_image(example, view.check_size))
     return len(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 

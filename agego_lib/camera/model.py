@@ -1,4 +1,4 @@
-"""The fisheye camera of EgoPW and SceneEgo (Scaramuzza's omnidirectional model) and the view a network sees.
+"""The fisheye camera of EgoPW and SceneEgo: Scaramuzza's omnidirectional model, read from OCamCalib's JSON.
 
 Camera frame: x right, y down, z forward along the optical axis, in metres.
 Pixels are (u, v) in the full image; whole numbers are pixel centres.
@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as short
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float64, Num, Shaped
+from jaxtyping import Bool, Float64, Num
 
 from agego_lib.files import read_json
 
@@ -175,76 +174,3 @@ class FisheyeCamera:
         if self.radius is not None:
             inside &= np.hypot(u - self.centre[0], v - self.centre[1]) <= self.radius
         return inside
-
-
-@dataclass(frozen=True)
-class InputView:
-    """How a full image becomes the square that a network sees, and how pixels go with it.
-
-    full_size: (width, height) px of the calibration. size: side of the square in px.
-    crop: "none" squeezes the whole image (the authors' release), "square" takes the central square first (SceneEgo).
-    """
-
-    full_size: tuple[int, int]
-    size: int = 256
-    crop: str = "none"
-
-    def __post_init__(self):
-        if self.crop not in ("none", "square"):
-            raise ValueError(f"crop {self.crop!r}; expected 'none' or 'square'")
-
-    @property
-    def central_square(self) -> tuple[int, int, int]:
-        """(left, top, side) px of the full image's central square."""
-        width, height = self.full_size
-        side = min(width, height)
-        return (width - side) // 2, (height - side) // 2, side
-
-    @property
-    def _box(self):
-        if self.crop == "none":
-            return 0, 0, *self.full_size
-        left, top, side = self.central_square
-        return left, top, side, side
-
-    def check_size(self, width: int, height: int) -> None:
-        """Raise ValueError unless `apply` takes an image of this size, px."""
-        side = min(self.full_size)
-        if (width, height) not in (tuple(self.full_size), (side, side)):
-            raise ValueError(
-                f"image of {width}x{height} px; expected the calibration's {self.full_size[0]}x{self.full_size[1]} "
-                f"or its central square {side}x{side}"
-            )
-
-    def whole(self, image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "H W 3"]:
-        """Full image, or one already cropped to the central square, -> the full one, black where cropped.
-
-        Raises ValueError where the image has neither the calibration's size nor that of its central square.
-        """
-        found = image.shape[1], image.shape[0]
-        self.check_size(*found)
-        if found == tuple(self.full_size):
-            return image
-        # Some SceneEgo frames are stored so.
-        left, top, side = self.central_square
-        full = np.zeros((*self.full_size[::-1], *image.shape[2:]), image.dtype)
-        full[top : top + side, left : left + side] = image
-        return full
-
-    def apply(self, image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "size size 3"]:
-        """What `whole` takes -> the view, same dtype. Raises ValueError as it does."""
-        image = self.whole(image)
-        x, y, w, h = self._box
-        return cv2.resize(image[y : y + h, x : x + w], (self.size, self.size), interpolation=cv2.INTER_AREA)
-
-    def to_view(self, pixels: Num[np.ndarray, "*N 2"], size: int | None = None) -> Float64[np.ndarray, "*N 2"]:
-        """Full-image pixels -> pixels of the view, or of maps of another side `size` over the same view."""
-        x, y, w, h = self._box
-        size = size or self.size
-        return (np.asarray(pixels, dtype=np.float64) + 0.5 - (x, y)) * (size / w, size / h) - 0.5
-
-    def to_full(self, pixels: Num[np.ndarray, "*N 2"], size: int | None = None) -> Float64[np.ndarray, "*N 2"]:
-        """Pixels of the view (or of maps of side `size`) -> full-image pixels."""
-        x, y, w, h = self._box
-        size = size or self.size
-        return (np.asarray(pixels, dtype=np.float64) + 0.5) * (w / size, h / size) - 0.5 + (x, y)

@@ -1,0 +1,6 @@
+"""The fisheye camera, and the view of its images that a network sees."""
+
+from agego_lib.camera.model import MAX_MISS, CalibrationError, FisheyeCamera
+from agego_lib.camera.view import InputView
+
+__all__ = ["MAX_MISS", "CalibrationError", "FisheyeCamera", "InputView"]
