@@ -108,7 +108,7 @@ class _Windows:
         window = [None if s[0] is None else s[0][None, : stop - start] for s in (self.tokens, self.static)]
         (tokens, static), mask = _padded(window, self.length)
         motion = self.model.motion_encoder(static, mask) if self.model.use_motion else None
-        pose = self.model.decoder(tokens, motion)[0, : stop - start].float().cpu().numpy()
+        pose = self.model.decode(tokens, motion, mask)[0, : stop - start].float().cpu().numpy()
         self.sums[: stop - start] += pose
         self.weights[: stop - start] += 1
         return ready
@@ -211,23 +211,23 @@ class LivePredictor:
     """Causal prediction for live use: the pose of each frame as it comes, from it and the frames before.
 
     The window is the last `length` of the frames i, i - step, i - 2 step, ...; until there are so many, it is padded
-    and masked as a short sequence is. Each frame is encoded once, and only its own pose is decoded.
+    and masked as a short sequence is. Each frame is encoded once.
     """
 
     def __init__(self, model: nn.Module, length: int = 64, step: int = 1):
         self.model, self.length, self.step = model.eval(), length, step
-        self._static = deque(maxlen=(length - 1) * step + 1)
+        self._encoded = deque(maxlen=(length - 1) * step + 1)
 
     @torch.inference_mode()
     def push(self, frame: UInt8[np.ndarray, "S S 3"]) -> Float32[np.ndarray, "15 3"]:
         """The next frame, RGB, at the model's input size -> its pose, metres."""
-        tokens, static = _encode(self.model, frame[None])
-        motion = None
-        if self.model.use_motion:
-            self._static.append(static)
-            window = torch.cat(list(self._static)[:: -self.step][::-1])[None]
-            here = window.shape[1] - 1
-            (window,), mask = _padded([window], self.length)
-            motion = self.model.motion_encoder(window, mask)[:, here : here + 1]
-        tokens = None if tokens is None else tokens[None]
-        return self.model.decoder(tokens, motion)[0, 0].float().cpu().numpy()
+        self._encoded.append(_encode(self.model, frame[None]))
+        window = [_cat(parts) for parts in zip(*list(self._encoded)[:: -self.step][::-1], strict=True)]
+        window = [None if w is None else w[None] for w in window]
+        here = next(w.shape[1] for w in window if w is not None) - 1
+        (tokens, static), mask = _padded(window, self.length)
+        motion = self.model.motion_encoder(static, mask) if self.model.use_motion else None
+        if not self.model.decoder.temporal:  # each frame is decoded by itself: this one alone
+            tokens, motion = (None if part is None else part[:, here : here + 1] for part in (tokens, motion))
+            here, mask = 0, None
+        return self.model.decode(tokens, motion, mask)[0, here].float().cpu().numpy()

@@ -104,19 +104,45 @@ def bone_cosine_loss(pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 1
     return -cosine.mean()
 
 
-class PoseLoss(nn.Module):
-    """The overall objective of Sec. 3.4: lambda_pos * L_pos + lambda_bone * L_bone + lambda_cos * L_cos."""
+def velocity_loss(pred: Float[Tensor, "*N T J 3"], target: Float[Tensor, "*N T J 3"], mask: Mask = None) -> Scalar:
+    """Mean distance of each joint's step to the next frame from the true step, in the input's unit; not in the paper.
 
-    def __init__(self, lambda_pos: float = 1.0, lambda_bone: float = 0.1, lambda_cos: float = 0.01):
+    It is what keeps poses of neighbouring frames from trembling (as in VideoPose3D, Pavllo et al., 2019). Steps from
+    or to a frame outside the mask do not count. Raises ValueError for shapes that do not fit, or where no step is left.
+    """
+    if pred.shape != target.shape or pred.shape[-1:] != (3,) or pred.ndim < 3 or pred.shape[-3] < 2:
+        found = f"pred {tuple(pred.shape)} and target {tuple(target.shape)}"
+        raise ValueError(f"{found}; expected two equal (..., T, J, 3), T at least 2")
+    steps = [_at_least_float32(joints).diff(dim=-3) for joints in (pred, target)]
+    return position_loss(*steps, None if mask is None else mask[..., 1:] & mask[..., :-1])
+
+
+class PoseLoss(nn.Module):
+    """The overall objective of Sec. 3.4: lambda_pos * L_pos + lambda_bone * L_bone + lambda_cos * L_cos.
+
+    lambda_velocity: of `velocity_loss`, where that is wanted beside them.
+    """
+
+    def __init__(
+        self,
+        lambda_pos: float = 1.0,
+        lambda_bone: float = 0.1,
+        lambda_cos: float = 0.01,
+        lambda_velocity: float = 0.0,
+    ):
         super().__init__()
         self.weights = {"position": lambda_pos, "bone_length": lambda_bone, "bone_cosine": lambda_cos}
+        if lambda_velocity:
+            self.weights["velocity"] = lambda_velocity
 
     def forward(
         self, pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 15 3"], mask: Mask = None
     ) -> tuple[Scalar, dict[str, Scalar]]:
-        """Joints in m -> (total, terms): "position", "bone_length" and "bone_cosine", before weighting."""
+        """Joints in m -> (total, terms): "position", "bone_length", "bone_cosine", and "velocity" where it has a
+        weight, before weighting."""
+        velocity = {"velocity": velocity_loss(pred, target, mask)} if "velocity" in self.weights else {}
         pred, target = _valid_frames(pred, target, mask)
-        terms = {
+        terms = velocity | {
             "position": position_loss(pred, target),
             "bone_length": bone_length_loss(pred, target),
             "bone_cosine": bone_cosine_loss(pred, target),

@@ -201,8 +201,18 @@ class MotionSettings:
 
 @section
 class DecoderSettings:
-    """Sec. 3.3, and what it leaves open (docs/decisions.md)."""
+    """Sec. 3.3, and what it leaves open (docs/decisions.md). kind: the paper's, or one beside it (models/rays.py).
 
+    use_motion: whether the main model has the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
+    what training windows are changed into (rays.Augmentation). Of "paper" alone: norm_first, input_scale,
+    memory_joint_embedding and start_at_mean_pose.
+    """
+
+    kind: Literal["paper", "rays"]
+    use_motion: Switch
+    turn_degrees: NotNegative
+    hidden_share: Part
+    mirror: Switch
     layers: Count
     heads: Count
     dropout: Part
@@ -214,11 +224,12 @@ class DecoderSettings:
 
 @section
 class LossSettings:
-    """Sec. 3.4, the weights of the composite loss."""
+    """Sec. 3.4, the weights of the composite loss; lambda_velocity: of a term that the paper has not (losses.py)."""
 
     lambda_pos: NotNegative
     lambda_bone: NotNegative
     lambda_cos: NotNegative
+    lambda_velocity: NotNegative
 
 
 @section
@@ -297,6 +308,7 @@ class Settings:
 
 def _fits_together(s):
     """`s`, the settings of a file, or the error of the first that does not go with the others."""
+    paper = s.decoder.kind == "paper"
     rules = [
         ("window.stride", s.window.stride <= s.window.length, f"at most window.length ({s.window.length})"),
         ("heatmap.pos_weight", s.heatmap.loss == "bce" or s.heatmap.pos_weight == 1, "1, as heatmap.loss is mse"),
@@ -305,6 +317,17 @@ def _fits_together(s):
         ("motion.heads", 384 % s.motion.heads == 0, "a divisor of 384, the width that the heads share"),
         ("decoder.heads", 128 % s.decoder.heads == 0, "a divisor of 128, the width that the heads share"),
         ("motion.local_blocks", s.motion.local_blocks <= s.motion.depth, f"at most motion.depth ({s.motion.depth})"),
+        ("decoder.kind", paper or s.prepare.crop == "fovea", "paper, unless prepare.crop is fovea"),
+        (
+            "ablation.rows",
+            paper or not {"no_spatial", "no_cross_attention", "joint_embedding"} & {*s.ablation.rows},
+            "rows that a model with decoder.kind rays has (not no_spatial, no_cross_attention, joint_embedding)",
+        ),
+        (
+            "decoder.mirror",
+            not (s.decoder.mirror and s.decoder.use_motion),
+            "false, as decoder.use_motion is on: the motion stream's features have no mirror image",
+        ),
         (
             "visual.backbone",
             s.visual.init != "heatmap_encoder" or s.visual.backbone == "resnet18",

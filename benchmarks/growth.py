@@ -43,7 +43,7 @@ def features(folder, size, length, quick):
 def pose_epoch(folder, size, length, quick):
     sequences = read_prepared(folder / "prepared", "train")
     data = WindowDataset(sequences, length, length // 2, source=open_features(folder / "features", sequences))
-    objective = PoseObjective(paper_model(quick), LossSettings(1.0, 0.1, 0.01))
+    objective = PoseObjective(paper_model(quick), LossSettings(1.0, 0.1, 0.01, 0.0))
     fit(objective, data, OptimiserSettings(1, 1, 1e-4, 1e-5, 0, 0.0, 1.0), engine())
     return len(data) * length
 

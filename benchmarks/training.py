@@ -22,7 +22,7 @@ EVERY, STORED = "frozen parts in every step", "stored features"
 
 def stepper(model, adam, data, batch_size):
     """A call that makes one training step on the next windows of `data`."""
-    objective = PoseObjective(model, LossSettings(1.0, 0.1, 0.01))
+    objective = PoseObjective(model, LossSettings(1.0, 0.1, 0.01, 0.0))
     turn = iter(range(10**9))
 
     def step():

@@ -71,7 +71,10 @@ class TinyPose(nn.Module):
         super().__init__()
         self.fixed, self.norm, self.head = nn.Linear(8, 16).requires_grad_(False), nn.BatchNorm1d(16), nn.Linear(16, 45)
 
-    def forward_features(self, heatmaps, trunk, mask):
+    def streams(self, trunk, mask):
+        return None, trunk
+
+    def decode(self, tokens, trunk, mask):
         hidden = torch.zeros(*mask.shape, 16)
         hidden[mask] = self.norm(self.fixed(trunk[mask]))
         return self.head(hidden).unflatten(-1, (15, 3))
@@ -82,7 +85,7 @@ def pose_parts():
         mask = torch.arange(6) < torch.randint(1, 7, (), generator=g)
         return {"trunk": torch.randn(6, 8, generator=g), "mask": mask, "joints_3d": torch.randn(6, 15, 3, generator=g)}
 
-    return PoseObjective(TinyPose(), LossSettings(1.0, 0.1, 0.01)), make
+    return PoseObjective(TinyPose(), LossSettings(1.0, 0.1, 0.01, 0.0)), make
 
 
 PARTS = {"heatmap": heatmap_parts, "motion": motion_parts, "pose": pose_parts}

@@ -170,7 +170,7 @@ def test_twenty_steps_from_the_store_have_the_losses_of_twenty_steps_from_images
     for name, source in (("images", None), ("store", open_features(tmp_path, sequences))):
         data, log = WindowDataset(sequences, 8, 4, 10, source=source), []
         assert len(data) == 4
-        objective = PoseObjective(beginner(), LossSettings(1.0, 0.1, 0.01))
+        objective = PoseObjective(beginner(), LossSettings(1.0, 0.1, 0.01, 0.0))
         fit(objective, data, optimiser, engine, log=lambda step, values, log=log: log.append(values["loss"]))
         losses[name] = np.array(log)
     assert len(losses["store"]) == 20 and losses["images"][-4:].mean() < 0.9 * losses["images"][:4].mean()

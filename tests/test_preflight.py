@@ -37,7 +37,7 @@ from agego_lib.training import PoseObjective
 batch, frames, backbone = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 model = AGEgoPose(HeatmapNet(fpn_channels=(8, 8, 8, 8)), FrameEncoder(backbone), MotionEncoder(depth=2, local_blocks=1),
                   HeatmapEmbedding(), PoseDecoder(layers=1)).train()
-objective = PoseObjective(model, LossSettings(1.0, 0.1, 0.01))
+objective = PoseObjective(model, LossSettings(1.0, 0.1, 0.01, 0.0))
 adam = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad])
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 window = {"heatmaps": torch.rand(batch, frames, 15, 16, 16), "trunk": torch.rand(batch, frames, 256, 4, 4),
@@ -104,7 +104,7 @@ def test_operations_of_training_are_what_torch_counts(settings, one_thread):
         "joints_3d": torch.rand(1, n, 15, 3),
         "mask": torch.ones(1, n, dtype=torch.bool),
     }
-    poses = counted(lambda: PoseObjective(model, LossSettings(1.0, 0.1, 0.01))(window)[0])
+    poses = counted(lambda: PoseObjective(model, LossSettings(1.0, 0.1, 0.01, 0.0))(window)[0])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.frozen_features(torch.rand(n, 3, 64, 64))
     frozen = counter.get_total_flops() / 2

@@ -85,7 +85,10 @@ class TinyPose(nn.Module):
         self.fixed = nn.Linear(8, 16).requires_grad_(False)
         self.norm, self.drop, self.head = nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 45)
 
-    def forward_features(self, heatmaps, trunk, mask):
+    def streams(self, trunk, mask):
+        return None, trunk
+
+    def decode(self, tokens, trunk, mask):
         hidden = torch.zeros(*mask.shape, 16)
         hidden[mask] = self.drop(self.norm(self.fixed(trunk[mask])))
         return self.head(hidden).unflatten(-1, (15, 3))
@@ -96,7 +99,7 @@ def pose_parts():
         mask = torch.arange(6) < torch.randint(1, 7, (), generator=g)
         return {"trunk": torch.randn(6, 8, generator=g), "mask": mask, "joints_3d": torch.randn(6, 15, 3, generator=g)}
 
-    return PoseObjective(TinyPose(), LossSettings(1.0, 0.1, 0.01)), Items(make)
+    return PoseObjective(TinyPose(), LossSettings(1.0, 0.1, 0.01, 0.0)), Items(make)
 
 
 PARTS = {"heatmap": heatmap_parts, "motion": motion_parts, "pose": pose_parts}

@@ -4,15 +4,19 @@ from .backbone import WeightsError
 from .heatmap import HeatmapNet
 from .motion import ActionHead, FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
+from .rays import Augmentation, RayDecoder, RayTokens
 from .spatial import HeatmapEmbedding
 
 __all__ = [
     "AGEgoPose",
     "ActionHead",
+    "Augmentation",
     "FrameEncoder",
     "HeatmapEmbedding",
     "HeatmapNet",
     "MotionEncoder",
     "PoseDecoder",
+    "RayDecoder",
+    "RayTokens",
     "WeightsError",
 ]

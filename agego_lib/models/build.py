@@ -11,12 +11,14 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from agego_lib.models import weights
-from agego_lib.params import MotionSettings, Settings, VisualSettings, WindowSettings
+from agego_lib.params import DecoderSettings, MotionSettings, Settings, VisualSettings, WindowSettings
+from agego_lib.skeleton import NUM_JOINTS
 
 from .backbone import WeightsError, fitted
 from .heatmap import HeatmapNet
 from .motion import FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
+from .rays import Augmentation, RayDecoder, RayTokens
 from .spatial import HeatmapEmbedding
 
 # The rows of Tables 4 and 5: which of the model's three parts is taken away.
@@ -25,6 +27,13 @@ ABLATIONS = {
     "no_cross_attention": {"use_cross_attention": False},
     "no_motion": {"use_motion": False},
     "no_spatial": {"use_spatial": False},
+}
+
+
+# Settings of each kind of decoder that the model is built with; the others say how it starts and trains.
+DECODERS = {
+    "paper": ("layers", "heads", "dropout", "norm_first", "input_scale", "memory_joint_embedding"),
+    "rays": ("layers", "heads", "dropout"),
 }
 
 
@@ -60,8 +69,7 @@ def motion_stage_parts(frames: FrameEncoder, blocks: MotionEncoder) -> nn.Module
 
 
 def _config(settings, switches):
-    decoder = asdict(settings.decoder)
-    decoder.pop("start_at_mean_pose")
+    decoder = {key: getattr(settings.decoder, key) for key in ("kind", *DECODERS[settings.decoder.kind])}
     motion = {k: getattr(settings.motion, k) for k in ("heads", "depth", "local_blocks", "window", "drop_path")}
     return {
         "input": {"size": settings.prepare.size, "crop": settings.prepare.crop},
@@ -74,10 +82,24 @@ def _config(settings, switches):
     }
 
 
-def _decoder(config, output_mean=None):
+def _embedding_and_decoder(config, output_mean):
     options = dict(config["decoder"])
-    options.pop("input_scale")
-    return PoseDecoder(**options, **config["switches"], output_mean=output_mean)
+    if options.pop("kind", "paper") == "rays":
+        return RayTokens(), RayDecoder(output_mean, **options, use_motion=config["switches"].get("use_motion", True))
+    embedding = HeatmapEmbedding(input_scale=options.pop("input_scale"))
+    return embedding, PoseDecoder(**options, **config["switches"], output_mean=output_mean)
+
+
+def augmentation(decoder: DecoderSettings) -> Augmentation | None:
+    """What training windows are changed into, for a decoder that reads rays."""
+    if decoder.kind != "rays":
+        return None
+    return Augmentation(decoder.turn_degrees, decoder.hidden_share, decoder.mirror)
+
+
+def switches(settings: Settings, row: str) -> dict[str, bool]:
+    """Which parts of the model are off in a row, a key of ABLATIONS."""
+    return ({} if settings.decoder.use_motion else {"use_motion": False}) | ABLATIONS[row]
 
 
 def new_model(
@@ -90,22 +112,31 @@ def new_model(
     mean_pose: m, the training split's; used when `decoder.start_at_mean_pose` is on.
     Returns the model and its config, the JSON-able dict that `save_model` keeps.
     """
-    config = _config(settings, ABLATIONS[row])
+    off = switches(settings, row)
+    config = _config(settings, off)
     net = load_heatmap_net(heatmap_file)
     trunk = load_heatmap_net(trunk_file) if trunk_file else net
     frames, blocks = frame_encoder(settings.visual, trunk), motion_encoder(settings.motion)
     state, _ = weights.load(motion_file)
     parts = motion_stage_parts(frames, blocks)
     parts.load_state_dict(fitted(parts, state, source=str(motion_file)))
-    model = AGEgoPose(
-        net,
-        frames,
-        blocks,
-        HeatmapEmbedding(input_scale=settings.decoder.input_scale),
-        _decoder(config, mean_pose if settings.decoder.start_at_mean_pose else None),
-        **ABLATIONS[row],
+    start = settings.decoder.start_at_mean_pose or settings.decoder.kind == "rays"
+    return AGEgoPose(net, frames, blocks, *_embedding_and_decoder(config, mean_pose if start else None), **off), config
+
+
+def _untrained(config):
+    return AGEgoPose(
+        HeatmapNet(fpn_channels=tuple(config["fpn_channels"])),
+        FrameEncoder(backbone=config["backbone"], init="scratch"),
+        MotionEncoder(**config["motion"]),
+        *_embedding_and_decoder(config, torch.zeros(NUM_JOINTS, 3)),
+        **config["switches"],
     )
-    return model, config
+
+
+def untrained_model(settings: Settings) -> AGEgoPose:
+    """The main model of the settings as it is built, before any weights: for what it takes, in memory and time."""
+    return _untrained(_config(settings, switches(settings, "full")))
 
 
 def save_model(path, model: AGEgoPose, config: dict) -> None:
@@ -126,14 +157,7 @@ def load_model(path, window: WindowSettings | None = None) -> tuple[AGEgoPose, d
                 f"{path} was trained with window.{name} = {config['window'][name]}, and params.yaml has {value}; "
                 "train again (`dvc repro pose`), or set it as it was"
             )
-    model = AGEgoPose(
-        HeatmapNet(fpn_channels=tuple(config["fpn_channels"])),
-        FrameEncoder(backbone=config["backbone"], init="scratch"),
-        MotionEncoder(**config["motion"]),
-        HeatmapEmbedding(input_scale=config["decoder"]["input_scale"]),
-        _decoder(config),
-        **config["switches"],
-    )
+    model = _untrained(config)
     model.load_state_dict(fitted(model, state, source=str(path)))
     return model.eval(), config
 

@@ -28,8 +28,11 @@ class PoseDecoder(nn.Module):
         without cross-attention and memory_joint_embedding every joint gets the same offset from output_mean.
     head_hidden: widths of the pose head's hidden layers.
     output_mean: pose added to the head's output, for example the training split's mean; zeros when None.
+    temporal: that each frame is decoded by itself.
     Raises ValueError when no stream is used.
     """
+
+    temporal = False
 
     def __init__(
         self,
@@ -197,6 +200,15 @@ class AGEgoPose(nn.Module):
 
         Features stored in half precision are raised to the model's. Poses of padded frames mean nothing.
         """
+        return self.decode(*self.streams(heatmaps, trunk, mask), mask)
+
+    def streams(
+        self,
+        heatmaps: Float[Tensor, "B T J h w"] | None = None,
+        trunk: Float[Tensor, "B T C16 h16 w16"] | None = None,
+        mask: Mask = None,
+    ) -> tuple[Tokens | None, Motion | None]:
+        """What the two streams make of frozen features: joint tokens and motion, None for a stream that is off."""
         dtype = self.decoder.output_mean.dtype
         tokens = motion = None
         if self.use_spatial:
@@ -207,7 +219,11 @@ class AGEgoPose(nn.Module):
             if trunk is None:
                 raise ValueError("use_motion is on, but trunk is None")
             motion = self.motion_encoder(self.frame_encoder.head(trunk.to(dtype), mask), mask)
-        return self.decoder(tokens, motion)
+        return tokens, motion
+
+    def decode(self, tokens: Tokens | None, motion: Motion | None, mask: Mask = None) -> Joints:
+        """Both streams of windows -> joints. A decoder that looks at one frame at a time needs no mask."""
+        return self.decoder(tokens, motion, mask) if self.decoder.temporal else self.decoder(tokens, motion)
 
     def forward(self, images: Float[Tensor, "B T 3 H W"], mask: Mask = None) -> Joints:
         """Windows of images -> joints; the mask is False where a frame is padding."""

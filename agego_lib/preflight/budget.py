@@ -10,8 +10,9 @@ from agego_lib.camera import InputView
 from agego_lib.datasets.decoding import decode_image
 from agego_lib.datasets.prepared import QUALITY
 from agego_lib.evaluation.complexity import complexity, count_macs
-from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.models import FrameEncoder, HeatmapNet
 from agego_lib.models.backbone import STAGE_CHANNELS
+from agego_lib.models.build import untrained_model
 from agego_lib.training import HeatmapObjective, PoseObjective, on_cpu
 
 ADAM = 4  # numbers kept for each weight that trains: itself, its gradient, two means
@@ -53,17 +54,8 @@ def disk_bytes(settings, frames, frame_bytes):
 
 
 def _model(settings, device):
-    motion = settings.motion
     with torch.device(device):
-        return AGEgoPose(
-            HeatmapNet(fpn_channels=settings.heatmap.fpn_channels),
-            FrameEncoder(settings.visual.backbone),
-            MotionEncoder(
-                heads=motion.heads, depth=motion.depth, local_blocks=motion.local_blocks, window=motion.window
-            ),
-            HeatmapEmbedding(),
-            PoseDecoder(layers=settings.decoder.layers, heads=settings.decoder.heads),
-        )
+        return untrained_model(settings)
 
 
 def _peak(objective, batch):

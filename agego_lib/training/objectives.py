@@ -1,5 +1,7 @@
 """What each training minimises: 2D heatmaps (Eq. 1), actions, 3D poses (Sec. 3.4)."""
 
+from dataclasses import asdict
+
 import numpy as np
 import torch
 from torch import nn
@@ -104,19 +106,27 @@ class MotionSource:
 
 
 class PoseObjective(nn.Module):
-    """The composite loss of Sec. 3.4 on windows of stored frozen features, or of images."""
+    """The composite loss of Sec. 3.4 on windows of stored frozen features, or of images.
 
-    def __init__(self, model, loss_settings):
+    augmentation: called with tokens and joints of each training window, where given (see rays.Augmentation).
+    """
+
+    def __init__(self, model, loss_settings, augmentation=None):
         super().__init__()
-        self.model = model
-        self.loss = PoseLoss(loss_settings.lambda_pos, loss_settings.lambda_bone, loss_settings.lambda_cos)
+        self.model, self.augmentation = model, augmentation
+        self.loss = PoseLoss(**asdict(loss_settings))
 
     def forward(self, batch):
         mask, target = batch["mask"], batch["joints_3d"]
         if "images" in batch:
-            prediction = self.model(normalise(batch["images"]), mask)
+            features = self.model.frozen_features(normalise(batch["images"]).flatten(0, 1))
+            features = {name: value.unflatten(0, mask.shape) for name, value in features.items()}
         else:
-            prediction = self.model.forward_features(batch.get("heatmaps"), batch.get("trunk"), mask)
+            features = {name: batch[name] for name in ("heatmaps", "trunk") if name in batch}
+        tokens, motion = self.model.streams(**features, mask=mask)
+        if self.augmentation is not None and self.training:
+            tokens, target = self.augmentation(tokens, target)
+        prediction = self.model.decode(tokens, motion, mask)
         total, terms = self.loss(prediction.float(), target, mask)
         values = {name: term.detach() for name, term in terms.items()}
         error = metrics.mpjpe(prediction.detach().float()[mask], target[mask])

@@ -20,6 +20,7 @@ from agego_lib.evaluation.baselines import (
 )
 from agego_lib.models import ActionHead, AGEgoPose, HeatmapNet, weights
 from agego_lib.models.build import (
+    augmentation,
     frame_encoder,
     load_heatmap_net,
     load_model,
@@ -134,8 +135,9 @@ class FeaturesStage(Stage):
         super().__init__(settings, root, f"features{suffix}")
         net = load_heatmap_net(self.artifacts / f"heatmap{suffix}/heatmap_net.safetensors")
         # The other loss's network gives no motion stream.
-        frames = None if loss else frame_encoder(self.settings.visual, net)
-        self.model = AGEgoPose(net, frames, use_motion=not loss).eval()
+        motion = not loss and self.settings.decoder.use_motion
+        frames = frame_encoder(self.settings.visual, net) if motion else None
+        self.model = AGEgoPose(net, frames, use_motion=motion).eval()
         self.sequences = [s for name in SETS for split in ("train", "test") for s in self.prepared(name, split)]
 
     def train(self):
@@ -148,7 +150,8 @@ class FeaturesStage(Stage):
 class MotionStage(TrainingStage):
     """The temporal blocks (Sec. 3.2, Eq. 3): from the Ego4D checkpoint, or trained on EgoPW's action labels.
 
-    frames: FrameEncoder, blocks: MotionEncoder. trained: whether they are trained here. action_names: of the training
+    frames: FrameEncoder, blocks: MotionEncoder. used: whether the model has a motion stream. trained: whether they are
+    trained here. action_names: of the training
     split. objective: ActionObjective, once they are.
     """
 
@@ -158,7 +161,8 @@ class MotionStage(TrainingStage):
         torch.manual_seed(settings.seed)
         self.frames, self.blocks = frame_encoder(self.settings.visual, net), motion_encoder(settings.motion)
         self.checkpoint = settings.motion.checkpoint
-        self.trained = self.checkpoint is None
+        self.used = settings.decoder.use_motion
+        self.trained = self.used and self.checkpoint is None
         self.action_names = sorted({a for s in self.prepared("egopw", "train") for a in s.actions or () if a})
         self.objective = None
 
@@ -174,7 +178,9 @@ class MotionStage(TrainingStage):
         motion = self.settings.motion
         # DVC expects a folder of curves, which blocks that are loaded do not have.
         (self.curves / "plots/metrics").mkdir(parents=True, exist_ok=True)
-        if not self.trained:
+        if not self.used:
+            print("decoder.use_motion is off: the motion encoder stays untrained, and no model reads it")
+        elif not self.trained:
             self.blocks.load_actionformer(motion.checkpoint, motion.checkpoint_blocks, motion.checkpoint_ema)
         elif len(self.action_names) < 2:
             raise TrainingError(
@@ -234,7 +240,7 @@ class PoseStage(TrainingStage):
     def train(self):
         """Train on each set in turn, test on its people never seen, and save poses and model."""
         for name, optimiser in self.plan.steps:
-            objective = PoseObjective(self.model, self.settings.loss)
+            objective = PoseObjective(self.model, self.settings.loss, augmentation(self.settings.decoder))
             label = f"{self.run} {name}"
             self.fit(objective, self.training_windows[name], optimiser, label, name, curves=name)
             # Tested at once: the next step trains the same model on.

@@ -1,0 +1,173 @@
+"""The ray decoder: tokens against a loop over each map, turns against turned scenes, masks against shorter windows."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from agego_lib.camera import view
+from agego_lib.heatmaps import gaussian_heatmaps
+from agego_lib.models.rays import MIRRORED, TOKEN, Augmentation, RayDecoder, RayTokens, hidden_token, turned, unproject
+from agego_lib.skeleton import JOINT_NAMES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIDE = 24
+
+
+def random_tokens(frames=6, batch=2, seed=0):
+    rng = np.random.default_rng(seed)
+    places = torch.from_numpy(rng.uniform(2, SIDE - 3, (batch, frames, 15, 2))).float()
+    return RayTokens()(gaussian_heatmaps(places, SIDE, 1.0)), places
+
+
+def decoder(**options):
+    torch.manual_seed(0)
+    mean = torch.randn(15, 3) * 0.3 + torch.tensor([0.0, 0.3, 0.8])
+    made = RayDecoder(mean, dim=32, layers=2, heads=2, motion_dim=8, **options).eval()
+    torch.nn.init.normal_(made.head[-1].weight, std=0.1)  # as after some training
+    for block in made.blocks:
+        torch.nn.init.normal_(block.distance)
+    return made
+
+
+def test_rays_are_those_of_the_view():
+    places = np.random.default_rng(0).uniform(-0.5, SIDE - 0.5, (50, 2))
+    found = unproject(torch.from_numpy(places), SIDE).numpy()
+    np.testing.assert_allclose(found, view.rays(places, SIDE), atol=1e-9)
+
+
+def test_tokens_are_what_a_loop_finds_on_each_map():
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(3, 10, (15, 2)), rng.uniform(14, 20, (15, 2))
+    strong, weak = (gaussian_heatmaps(torch.from_numpy(p), SIDE, 1.0).double() for p in (first, second))
+    maps = 0.9 * strong + 0.4 * weak
+    maps[4] = 0  # nothing to be seen
+    tokens = RayTokens()(maps[None, None].float())[0, 0].numpy()
+    assert tokens.shape == (15, TOKEN)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for joint in range(15):
+        values = maps[joint].numpy()
+        if joint == 4:
+            np.testing.assert_allclose(tokens[4, :6], [*view.rays([11.5, 11.5], SIDE)] * 2, atol=1e-6)
+            np.testing.assert_array_equal(tokens[4, 9:11], 0)
+            continue
+        # The Gaussians hardly overlap: peaks lie at their centres.
+        np.testing.assert_allclose(tokens[joint, :3], view.rays(first[joint], SIDE), atol=2e-3)
+        np.testing.assert_allclose(tokens[joint, 3:6], view.rays(second[joint], SIDE), atol=4e-3)
+        assert tokens[joint, 9] == pytest.approx(values.max(), abs=1e-5)
+        apart = (columns - first[joint, 0]) ** 2 + (rows - first[joint, 1]) ** 2 > 3.5**2
+        assert tokens[joint, 10] == pytest.approx(values[apart].max(), abs=1e-5)
+        weights = values**2 / (values**2).sum()
+        u, v = (weights * columns).sum(), (weights * rows).sum()
+        np.testing.assert_allclose(tokens[joint, 6:9], view.rays([u, v], SIDE), atol=1e-5)
+        spread = np.sqrt([(weights * (columns - u) ** 2).sum(), (weights * (rows - v) ** 2).sum()]) / SIDE
+        np.testing.assert_allclose(tokens[joint, 11:13], spread, atol=1e-5)
+        assert tokens[joint, 13] == pytest.approx(np.log1p(values.sum()), abs=1e-5)
+
+
+def test_the_token_of_nothing_is_that_of_an_empty_map():
+    tokens = RayTokens()(torch.zeros(1, 1, 15, SIDE, SIDE))
+    np.testing.assert_allclose(tokens[0, 0, :, :6], hidden_token(tokens)[:6].expand(15, 6), atol=1e-6)
+    np.testing.assert_array_equal(tokens[..., 9:], 0)
+
+
+def test_turned_tokens_are_those_of_a_turned_camera():
+    tokens, places = random_tokens()
+    turn = Rotation.from_rotvec([0.05, -0.1, 0.08]).as_matrix()
+    rays = view.rays(places.numpy(), SIDE) @ turn.T
+    moved = torch.from_numpy(view.project(rays, SIDE)).float()
+    inside = ((moved > 1.5) & (moved < SIDE - 2.5)).all(-1)
+    again = RayTokens()(gaussian_heatmaps(moved, SIDE, 1.0))
+    found = turned(tokens, torch.from_numpy(turn).float().expand(2, 3, 3))
+    np.testing.assert_allclose(found[..., :3][inside], again[..., :3][inside], atol=1e-3)
+    np.testing.assert_array_equal(found[..., 9:], tokens[..., 9:])
+
+
+def test_augmentation_keeps_joints_on_their_rays():
+    tokens, _ = random_tokens(frames=16, batch=40)
+    joints = tokens[..., :3] * torch.rand(40, 16, 15, 1)
+    torch.manual_seed(0)
+    new, moved = Augmentation(turn_degrees=5.0, mirror=True)(tokens, joints)
+    distance = joints.norm(dim=-1)
+    mirrored = [not torch.allclose(moved[i].norm(dim=-1), distance[i], atol=1e-5) for i in range(40)]
+    assert 10 < sum(mirrored) < 30
+    for i, sides in enumerate(mirrored):
+        order = MIRRORED if sides else list(range(15))
+        torch.testing.assert_close(moved[i].norm(dim=-1), distance[i][:, order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(new[..., :3] * moved.norm(dim=-1, keepdim=True), moved, atol=1e-5, rtol=0)
+    angle = torch.rad2deg(torch.arccos((new[..., 0, 0, :3] * tokens[..., 0, 0, :3]).sum(-1).clamp(-1, 1)))
+    assert 2 < angle[[not m for m in mirrored]].mean() < 12
+    assert [JOINT_NAMES[j].replace("left", "right") for j in MIRRORED] == [
+        n.replace("left", "right") for n in JOINT_NAMES
+    ]
+
+
+def test_hidden_stretches_are_of_the_share_asked_for():
+    tokens, _ = random_tokens(frames=40, batch=30)
+    torch.manual_seed(0)
+    new, _ = Augmentation(hidden_share=0.2)(tokens, tokens[..., :3])
+    hidden = (new == hidden_token(tokens)).all(-1)
+    assert 0.15 < hidden.float().mean() < 0.25
+    # In stretches of eight frames: most hidden frames have a hidden neighbour.
+    assert (hidden[:, 1:] & hidden[:, :-1]).sum() > 0.8 * hidden[:, 1:].sum()
+    torch.testing.assert_close(new[~hidden], tokens[~hidden], atol=1e-6, rtol=0)
+
+
+def test_it_starts_between_mean_pose_and_rays_at_the_mean_distance():
+    mean = torch.randn(15, 3)
+    tokens, _ = random_tokens()
+    found = RayDecoder(mean, dim=32, layers=1, heads=2, use_motion=False)(tokens)
+    wanted = (mean + tokens[..., :3] * mean.norm(dim=-1)[:, None]) / 2
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("use_motion", [False, True])
+def test_padding_changes_no_pose(use_motion):
+    tokens, _ = random_tokens(frames=8)
+    motion = torch.randn(2, 8, 8) if use_motion else None
+    made = decoder(use_motion=use_motion)
+    mask = torch.arange(8)[None] < torch.tensor([[8], [5]])
+    with torch.no_grad():
+        found = made(tokens, motion, mask)
+        short = made(tokens[1:, :5], None if motion is None else motion[1:, :5])
+        whole = made(tokens[:1], None if motion is None else motion[:1])
+    torch.testing.assert_close(found[1:, :5], short, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:1], whole, atol=1e-5, rtol=0)
+    if use_motion:
+        with pytest.raises(ValueError, match="motion"):
+            made(tokens)
+
+
+def test_time_and_the_other_joints_are_read():
+    tokens, _ = random_tokens(frames=8, batch=1)
+    made = decoder(use_motion=False)
+    other = tokens.clone()
+    other[0, 2, 5] = hidden_token(tokens)
+    with torch.no_grad():
+        change = (made(other) - made(tokens))[0].norm(dim=-1)
+    assert change[6, 5] > 1e-5  # another frame of that joint
+    assert change[2, 9] > 1e-5  # another joint of that frame
+
+
+def test_it_learns_distances_that_no_single_joint_tells():
+    """Joints move by one amount, each its own way: all rays together tell what one ray leaves open."""
+    torch.manual_seed(0)
+    mean = torch.randn(15, 3) * 0.2 + torch.tensor([0.0, 0.2, 0.8])
+    ways = torch.randn(15, 3) * 0.15
+    made = RayDecoder(mean, dim=32, layers=2, heads=2, use_motion=False)
+    adam = torch.optim.Adam(made.parameters(), 3e-3)
+
+    def error(seed):
+        joints = mean + ways * torch.randn(16, 4, 1, 1, generator=torch.Generator().manual_seed(seed))
+        rays = joints / joints.norm(dim=-1, keepdim=True)
+        tokens = torch.cat([rays, rays, rays, torch.ones(16, 4, 15, 5)], -1)
+        return (made(tokens) - joints).norm(dim=-1).mean()
+
+    with torch.no_grad():
+        before = error(1000)
+    for step in range(150):
+        adam.zero_grad()
+        error(step).backward()
+        adam.step()
+    with torch.no_grad():
+        assert error(1000) < 0.3 * before
