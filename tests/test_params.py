@@ -13,7 +13,7 @@ from configure import configured
 from agego_lib import params
 from agego_lib.params import SettingsError
 
-PROFILES, DATASETS = ("quick", "paper", "smoke"), ("synthetic", "egopw")
+PROFILES, DATASETS = ("quick", "paper", "smoke", "release"), ("synthetic", "egopw")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_file_that_names_a_group_by_hand_is_refused_and_mended(project, compos
 @pytest.mark.parametrize(
     ("override", "found"),
     [
-        ("profile=quck", "Available options in 'profile': paper quick smoke"),
+        ("profile=quck", "Available options in 'profile': paper quick release smoke"),
         ("dataset=mine", "Available options in 'dataset': egopw synthetic"),
         ("pose.epoch=3", "Could not override 'pose.epoch'"),
         ("pose.epochs=none", "pose.epochs is 'none'; expected a whole number at least 1"),
@@ -184,7 +184,7 @@ def test_paper_profile_holds_the_papers_values(composed, dataset):
     assert values["heatmap.optimiser.grad_clip"] > 0  # Sec. 4.2: "with gradient clipping"
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", [p for p in PROFILES if p != "release"])  # which is for use, not for the paper
 def test_every_profile_keeps_the_papers_method(composed, profile):
     """Smaller profiles change sizes and lengths of training, never the architecture's blocks or the loss."""
     values = {".".join(path): v for path, v in leaves(composed(f"profile={profile}"))}

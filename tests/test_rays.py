@@ -7,8 +7,14 @@ from scipy.spatial.transform import Rotation
 
 from agego_lib.camera import view
 from agego_lib.heatmaps import gaussian_heatmaps
+from agego_lib.images import to_tensor
+from agego_lib.inference import LivePredictor, PoseStream, predict_sequence
+from agego_lib.models import AGEgoPose, HeatmapNet
+from agego_lib.models.build import load_model, save_model
 from agego_lib.models.rays import MIRRORED, TOKEN, Augmentation, RayDecoder, RayTokens, hidden_token, turned, unproject
+from agego_lib.params import LossSettings
 from agego_lib.skeleton import JOINT_NAMES
+from agego_lib.training import PoseObjective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 24
@@ -171,3 +177,67 @@ def test_it_learns_distances_that_no_single_joint_tells():
         adam.step()
     with torch.no_grad():
         assert error(1000) < 0.3 * before
+
+
+def small_model(use_motion=False):
+    torch.manual_seed(0)
+    net = HeatmapNet(fpn_channels=(8, 8, 8, 8), output_bias=0.0)
+    mean = torch.randn(15, 3)
+    options = {"layers": 1, "heads": 4, "dropout": 0.0}
+    made = RayDecoder(mean, **options, use_motion=use_motion)
+    torch.nn.init.normal_(made.head[-1].weight, std=0.1)
+    model = AGEgoPose(net, embedding=RayTokens(), decoder=made, use_motion=use_motion).eval()
+    config = {
+        "input": {"size": 32, "crop": "fovea"},
+        "window": {"length": 4, "stride": 2, "step": 1, "max_gap": 10},
+        "fpn_channels": [8, 8, 8, 8],
+        "backbone": "resnet18",
+        "motion": {"heads": 4, "depth": 1, "local_blocks": 1, "window": 3, "drop_path": 0.0},
+        "decoder": {"kind": "rays", **options},
+        "switches": {"use_motion": use_motion},
+    }
+    return model, config
+
+
+def test_sequences_streams_and_live_prediction_agree_with_windows_one_by_one():
+    model, _ = small_model()
+    frames = np.random.default_rng(0).integers(0, 255, (7, 32, 32, 3), np.uint8)
+    with torch.no_grad():
+        tokens = model.embedding(model.frozen_features(to_tensor(frames))["heatmaps"][None])
+        sums, counts = torch.zeros(7, 15, 3), torch.zeros(7, 1, 1)
+        for start in (0, 2, 3):
+            sums[start : start + 4] += model.decoder(tokens[:, start : start + 4])[0]
+            counts[start : start + 4] += 1
+        wanted = (sums / counts).numpy()
+        live = [model.decoder(tokens[:, max(0, i - 3) : i + 1])[0, -1].numpy() for i in range(7)]
+    np.testing.assert_allclose(predict_sequence(model, frames, length=4, stride=2), wanted, atol=1e-5)
+    stream = PoseStream(model, 4, 2, chunk=3)
+    poses = [pose for frame in frames for pose in stream.push(frame)] + [*stream.finish()]
+    np.testing.assert_allclose(np.stack(poses), wanted, atol=1e-5)
+    predictor = LivePredictor(model, 4)
+    np.testing.assert_allclose(np.stack([predictor.push(frame) for frame in frames]), live, atol=1e-5)
+
+
+def test_a_saved_model_comes_back(tmp_path):
+    model, config = small_model()
+    save_model(tmp_path / "model.safetensors", model, config)
+    again, found = load_model(tmp_path / "model.safetensors")
+    assert found == config
+    images = torch.randn(1, 3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), model(images))
+
+
+def test_training_windows_are_changed_and_test_windows_are_not():
+    model, _ = small_model()
+    objective = PoseObjective(model, LossSettings(1.0, 0.0, 0.0, 0.0), Augmentation(20.0, 0.3, True))
+    batch = {
+        "heatmaps": torch.rand(2, 4, 15, 8, 8),
+        "joints_3d": torch.randn(2, 4, 15, 3),
+        "mask": torch.ones(2, 4, dtype=torch.bool),
+    }
+    with torch.no_grad():
+        assert len({float(objective.eval()(batch)[0]) for _ in range(3)}) == 1
+        assert len({float(objective.train()(batch)[0]) for _ in range(3)}) == 3
+        plain = PoseObjective(model, LossSettings(1.0, 0.0, 0.0, 0.0))
+        torch.testing.assert_close(objective.eval()(batch)[0], plain.eval()(batch)[0])
