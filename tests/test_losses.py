@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from agego_lib.losses import PoseLoss, bone_cosine_loss, bone_length_loss, heatmap_loss, position_loss
+from agego_lib.losses import (
+    PoseLoss,
+    bone_cosine_loss,
+    bone_length_loss,
+    heatmap_loss,
+    position_loss,
+    velocity_loss,
+)
 
 # Written out again, apart from the library's table.
 EDGES = [(0, 1), (1, 2), (2, 3), (0, 4), (4, 5), (5, 6), (1, 7), (7, 8), (8, 9), (9, 10),
@@ -143,3 +150,23 @@ def test_heatmap_loss_refuses_what_it_does_not_know():
         heatmap_loss(maps, maps[0])
     with pytest.raises(ValueError, match="pos_weight"):
         heatmap_loss(maps, maps, "mse", pos_weight=12)
+
+
+def test_velocity_is_a_loop_over_steps_between_valid_frames(poses):
+    pred, target = poses
+    mask = torch.tensor([[True, True, False, True], [True, True, True, False]])
+    wanted, steps = 0.0, 0
+    for b, t in ((0, 0), (1, 0), (1, 1)):  # the others touch a frame that is not valid
+        for joint in range(15):
+            ours, true = (p[b, t + 1, joint] - p[b, t, joint] for p in (pred, target))
+            wanted, steps = wanted + math.dist(ours, true), steps + 1
+    assert velocity_loss(pred, target, mask).item() == pytest.approx(wanted / steps)
+    total, terms = PoseLoss(1.0, 0.0, 0.0, 3.0)(pred, target, mask)
+    assert terms["velocity"].item() == pytest.approx(wanted / steps)
+    assert total.item() == pytest.approx(terms["position"].item() + 3 * wanted / steps)
+    assert "velocity" not in PoseLoss()(pred, target, mask)[1]
+    assert velocity_loss(pred + torch.randn(2, 1, 15, 3), pred).item() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="T at least 2"):
+        velocity_loss(pred[:, :1], target[:, :1])
+    with pytest.raises(ValueError, match="every frame"):
+        velocity_loss(pred, target, torch.tensor([[True, False, True, False]] * 2))
