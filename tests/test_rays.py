@@ -186,7 +186,8 @@ def small_model(use_motion=False):
     options = {"layers": 1, "heads": 4, "dropout": 0.0}
     made = RayDecoder(mean, **options, use_motion=use_motion)
     torch.nn.init.normal_(made.head[-1].weight, std=0.1)
-    model = AGEgoPose(net, embedding=RayTokens(), decoder=made, use_motion=use_motion).eval()
+    off = {"use_motion": use_motion, "use_cross_attention": False}
+    model = AGEgoPose(net, embedding=RayTokens(), decoder=made, **off).eval()
     config = {
         "input": {"size": 32, "crop": "fovea"},
         "window": {"length": 4, "stride": 2, "step": 1, "max_gap": 10},
@@ -194,7 +195,7 @@ def small_model(use_motion=False):
         "backbone": "resnet18",
         "motion": {"heads": 4, "depth": 1, "local_blocks": 1, "window": 3, "drop_path": 0.0},
         "decoder": {"kind": "rays", **options},
-        "switches": {"use_motion": use_motion},
+        "switches": off,
     }
     return model, config
 

@@ -99,7 +99,10 @@ def augmentation(decoder: DecoderSettings) -> Augmentation | None:
 
 def switches(settings: Settings, row: str) -> dict[str, bool]:
     """Which parts of the model are off in a row, a key of ABLATIONS."""
-    return ({} if settings.decoder.use_motion else {"use_motion": False}) | ABLATIONS[row]
+    off = {} if settings.decoder.use_motion else {"use_motion": False}
+    if settings.decoder.kind == "rays":
+        off["use_cross_attention"] = False  # it has none
+    return off | ABLATIONS[row]
 
 
 def new_model(

@@ -178,7 +178,7 @@ class RayDecoder(nn.Module):
     """
 
     temporal = True
-    use_spatial = use_cross_attention = True
+    use_spatial, use_cross_attention = True, False
 
     def __init__(
         self,
