@@ -364,6 +364,8 @@ def locate(root, path):
 
 # What `init` may be beside the path of a weights file.
 STARTS = ("scratch", "imagenet", "heatmap_encoder")
+# The model that comes with the project, in its folder.
+RELEASED = "released/model.safetensors"
 
 
 def located(settings, root):

@@ -108,9 +108,9 @@ def new_model(
     return model, config
 
 
-def save_model(path, model: AGEgoPose, config: dict) -> None:
-    """Write a pose model and all that is needed to build it again."""
-    weights.save(path, model, config)
+def save_model(path, model: AGEgoPose, config: dict, packed: bool = False) -> None:
+    """Write a pose model and all that is needed to build it again; packed as for release, see `weights`."""
+    weights.save(path, model, config, packed)
 
 
 def load_model(path, window: WindowSettings | None = None) -> tuple[AGEgoPose, dict]:
