@@ -1,7 +1,8 @@
-"""The released model: packed and read again, what damaged files say."""
+"""The released model: packed and read again, what damaged files say, and networks that start from it."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import shake
 from safetensors.torch import load_file
 from torch import nn
 
+from agego_lib import params
 from agego_lib.models import (
     AGEgoPose,
     FrameEncoder,
@@ -21,8 +23,9 @@ from agego_lib.models import (
     WeightsError,
     weights,
 )
-from agego_lib.models.build import load_model, save_model
-from agego_lib.params import RELEASED
+from agego_lib.models.build import load_model, new_heatmap_net, save_model
+from agego_lib.params import RELEASED, SettingsError
+from agego_lib.preflight import checks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -179,3 +182,58 @@ def test_the_command(trained, tmp_path, monkeypatch, capsys, make_sequence):
     assert json.loads((out / "evaluation.json").read_text())["evaluation"]["sceneego"]["mpjpe_mm"] == 50
     assert command.main([str(trained), f"--out={out}"]) == 0 and not (out / "evaluation.json").exists()
     assert command.main([str(trained), f"--out={out}", f"--evaluation={tmp_path / 'none.json'}"]) == 1
+
+
+# --- Training from it -----------------------------------------------------------------------------------------------
+
+
+def starting(settings, **heatmap):
+    return replace(settings, heatmap=replace(settings.heatmap, init="released", **heatmap))
+
+
+def test_the_heatmap_network_starts_as_the_released_one(settings, released, trained):
+    net = new_heatmap_net(starting(settings).heatmap, released / RELEASED)
+    whole = load_model(trained / "model.safetensors")[0].heatmap_net.state_dict()
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(tensor, whole[name], rtol=2.0**-11, atol=2.0**-25)
+    assert all(p.requires_grad for p in net.parameters()) and not net.frozen
+    images = torch.rand(2, 3, 32, 32)
+    maps = net.eval()(images)
+    torch.testing.assert_close(maps, load_model(released / RELEASED)[0].heatmap_net(images))
+
+
+def test_what_a_start_from_the_released_model_lacks(settings, released, tmp_path):
+    with pytest.raises(WeightsError, match=r"no weights file at .*model\.safetensors; run `dvc pull released\.dvc`"):
+        new_heatmap_net(starting(settings).heatmap, tmp_path / RELEASED)
+    other = starting(settings, fpn_channels=(8, 8, 8, 16)).heatmap
+    with pytest.raises(WeightsError, match=r"fpn_channels \[8, 8, 8, 8\], heatmap.fpn_channels is \[8, 8, 8, 16\]"):
+        new_heatmap_net(other, released / RELEASED)
+
+
+def test_the_look_before_a_run(settings, released, trained, tmp_path):
+    found = checks.Findings()
+    checks.check_weights(starting(settings), tmp_path, found)
+    (problem,) = found.problems
+    assert problem.startswith("heatmap.init is released: no weights file at ") and "dvc pull released.dvc" in problem
+    prints = []
+    for source, name in ((trained, "model"), (released, str(RELEASED.removesuffix(".safetensors")))):
+        root = tmp_path / source.name
+        (root / RELEASED).parent.mkdir(parents=True)
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(source / f"{name}{suffix}", (root / RELEASED).with_suffix(suffix))
+        found = checks.Findings()
+        checks.check_weights(starting(settings), root, found)
+        assert not found.problems
+        prints.append(found.inputs["heatmap_init.json"])
+    assert all(p["init"] == "released" and len(p["sha256"]) == 16 for p in prints) and prints[0] != prints[1]
+    # Prepared frames have another crop than it saw.
+    assert any("saw 32 px, crop none, not prepare's 32 px, crop square" in note for note in found.notes)
+
+
+def test_settings_that_start_from_it(raw_settings, tmp_path):
+    raw_settings["heatmap"]["init"] = "released"
+    settings = params.from_dict(raw_settings)
+    assert params.located(settings, tmp_path).heatmap.init == "released"
+    raw_settings["visual"]["init"] = "released"
+    with pytest.raises(SettingsError, match=r"visual\.init is 'released'; expected another start"):
+        params.from_dict(raw_settings)

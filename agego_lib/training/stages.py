@@ -18,17 +18,18 @@ from agego_lib.evaluation.baselines import (
     new_baseline,
     predict_frames,
 )
-from agego_lib.models import ActionHead, AGEgoPose, HeatmapNet, weights
+from agego_lib.models import ActionHead, AGEgoPose, weights
 from agego_lib.models.build import (
     frame_encoder,
     load_heatmap_net,
     load_model,
     motion_encoder,
     motion_stage_parts,
+    new_heatmap_net,
     new_model,
     save_model,
 )
-from agego_lib.params import located
+from agego_lib.params import RELEASED, locate, located
 from agego_lib.training import ActionObjective, HeatmapObjective, MotionSource, PoseObjective, fit, make_fabric
 from agego_lib.training.checkpoints import Checkpoints, TrainingError
 from agego_lib.training.rows import plan
@@ -108,8 +109,7 @@ class HeatmapStage(TrainingStage):
             place = f"heatmap_{loss}"
             settings = replace(settings, heatmap=replace(settings.heatmap, loss=loss, pos_weight=1.0))
         super().__init__(settings, root, place)
-        heatmap = self.settings.heatmap
-        net = HeatmapNet(init=heatmap.init, fpn_channels=heatmap.fpn_channels)
+        net = new_heatmap_net(self.settings.heatmap, locate(root, RELEASED))
         self.net = net.to(memory_format=torch.channels_last)
 
     def train(self):
