@@ -118,7 +118,9 @@ class HeatmapStage(TrainingStage):
         frames = FrameDataset([s for name in SETS for s in self.prepared(name, "train")])
         objective = HeatmapObjective(self.net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter)
         self.fit(objective, frames, heatmap.optimiser, "heatmaps", "heatmaps")
-        info = {"fpn_channels": list(heatmap.fpn_channels), "size": self.settings.prepare.size, "loss": heatmap.loss}
+        prepare = self.settings.prepare
+        info = {"fpn_channels": list(heatmap.fpn_channels), "size": prepare.size, "crop": prepare.crop}
+        info["loss"] = heatmap.loss
         self.write(weights.save, self.artifacts / self.place / "heatmap_net.safetensors", self.net.freeze(), info)
         return self.net
 
