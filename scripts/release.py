@@ -51,7 +51,10 @@ def own_frames(source, calibration, config):
     view = InputView.of(camera, config["input"]["size"], config["input"]["crop"])
     images = []
     for _, _, frame in open_frames(source):
-        images.append(cv2.cvtColor(view.apply(frame), cv2.COLOR_BGR2RGB))
+        try:
+            images.append(cv2.cvtColor(view.apply(frame), cv2.COLOR_BGR2RGB))
+        except ValueError as error:
+            raise ReleaseError(f"{source}: {error}") from None
         if len(images) == FRAMES:
             break
     return np.stack(images)

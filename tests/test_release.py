@@ -4,11 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import release as command
 import torch
-from conftest import shake
+from conftest import CAMERA, SIZE, shake
 from safetensors.torch import load_file
 from torch import nn
 
@@ -182,6 +183,17 @@ def test_the_command(trained, tmp_path, monkeypatch, capsys, make_sequence):
     assert json.loads((out / "evaluation.json").read_text())["evaluation"]["sceneego"]["mpjpe_mm"] == 50
     assert command.main([str(trained), f"--out={out}"]) == 0 and not (out / "evaluation.json").exists()
     assert command.main([str(trained), f"--out={out}", f"--evaluation={tmp_path / 'none.json'}"]) == 1
+    # Frames of one's own.
+    (tmp_path / "camera.json").write_text(CAMERA.to_json())
+    own = [str(trained), f"--out={out}", f"--frames={tmp_path}/own", f"--calibration={tmp_path}/camera.json"]
+    (tmp_path / "own").mkdir()
+    for size, code in ((SIZE, 0), ((90, 80), 1)):
+        for number in range(3):
+            noise = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
+            cv2.imwrite(str(tmp_path / f"own/{number}.png"), noise)
+        assert command.main(own) == code
+    said = capsys.readouterr()
+    assert "poses of 3 frames" in said.out and "own: image of 90x80 px; expected the calibration's" in said.err
 
 
 # --- Training from it -----------------------------------------------------------------------------------------------
