@@ -27,6 +27,7 @@ from agego_lib.models import (
 from agego_lib.models.build import load_model, new_heatmap_net, save_model
 from agego_lib.params import RELEASED, SettingsError
 from agego_lib.preflight import checks
+from agego_lib.training.stages import HeatmapStage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -209,8 +210,10 @@ def test_the_heatmap_network_starts_as_the_released_one(settings, released, trai
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(tensor, whole[name], rtol=2.0**-11, atol=2.0**-25)
     assert all(p.requires_grad for p in net.parameters()) and not net.frozen
+    stage = HeatmapStage(starting(settings), released)
     images = torch.rand(2, 3, 32, 32)
     maps = net.eval()(images)
+    torch.testing.assert_close(stage.net.eval()(images), maps)
     torch.testing.assert_close(maps, load_model(released / RELEASED)[0].heatmap_net(images))
 
 
