@@ -1,7 +1,7 @@
 # The front doors; each sets up .venv by itself when it is missing or older than the lock.
 PYTHON ?= python3.11
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# DVC asks nothing over the network here: the embedded data's remote lies inside the clone.
+# DVC asks nothing over the network here: the remote of the embedded data and the weights lies inside the clone.
 export DVC_NO_ANALYTICS := 1
 # Threads that wait spin only briefly, which beside other work on the same cores makes training several times faster;
 # long enough, though, not to sleep at every layer (a step of the heatmap network took a sixth longer at 2000).
@@ -14,12 +14,12 @@ export MALLOC_TRIM_THRESHOLD_ ?= 68719476736
 .PHONY: repro tables experiments report check test bench lab
 
 repro: .venv/installed
-	dvc pull data.dvc
+	dvc pull data.dvc released.dvc
 	python scripts/pipeline.py
 
 # Every table of the paper, of the data set and profile that this working copy runs. What was made is not made again.
 tables: .venv/installed
-	dvc pull data.dvc
+	dvc pull data.dvc released.dvc
 	python scripts/configure.py tables=all
 	python scripts/pipeline.py
 
@@ -43,7 +43,7 @@ check: .venv/installed
 
 # All tests, those on the pipeline's run beside the others; their log comes at the end.
 test: .venv/installed
-	dvc pull data.dvc
+	dvc pull data.dvc released.dvc
 	$(LINT)
 	log=$$(mktemp); $(PYTEST) -m pipeline >$$log 2>&1 & other=$$!; \
 	  $(PYTEST) -m "not pipeline"; code=$$?; wait $$other || code=$$?; cat $$log; rm $$log; exit $$code
@@ -55,7 +55,7 @@ bench: .venv/installed
 	python -m benchmarks.scaling_page
 
 lab: .venv/installed
-	dvc pull data.dvc
+	dvc pull data.dvc released.dvc
 	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter jupyter lab
 
 .venv/installed: requirements.lock

@@ -143,6 +143,8 @@ class OptimiserSettings:
 class HeatmapSettings:
     """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap.
 
+    init: where the encoder starts: scratch, imagenet, or a weights file; or released: the whole network starts as that
+    of the released model.
     colour_jitter: each training frame's channels are multiplied by 1 +- up to this.
     """
 
@@ -333,6 +335,11 @@ def _fits_together(s):
             s.visual.init != "heatmap_encoder" or s.visual.backbone == "resnet18",
             "resnet18, as visual.init is heatmap_encoder",
         ),
+        (
+            "visual.init",
+            s.visual.init != "released",
+            "another start: with heatmap.init released, visual.init heatmap_encoder takes its encoder",
+        ),
     ]
     for name, holds, expected in rules:
         if not holds:
@@ -386,7 +393,9 @@ def locate(root, path):
 
 
 # What `init` may be beside the path of a weights file.
-STARTS = ("scratch", "imagenet", "heatmap_encoder")
+STARTS = ("scratch", "imagenet", "heatmap_encoder", "released")
+# The model that comes with the project, in its folder.
+RELEASED = "released/model.safetensors"
 
 
 def located(settings, root):

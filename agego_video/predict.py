@@ -30,7 +30,7 @@ from agego_video import overlay as drawing
 from agego_video.bvh import write_bvh
 from agego_video.video import VideoError, VideoWriter, open_frames, render_video
 
-MODEL = Path("artifacts/finetune/model.safetensors")  # in the project's folder
+TRAINED = "artifacts/finetune/model.safetensors"  # in the project's folder, once `make repro` has run
 OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overlay": "overlay.mp4"}
 OVERLAYS = ("h264", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
@@ -184,7 +184,7 @@ def predict_video(
     source: a video file, or a folder of images. model: a .safetensors file with its .json, as 03_pose_training writes
     them; windows, input size and crop are those it was trained with, so that the poses are those of
     `evaluation.predict_split`. calibration: JSON of the camera, of the frames' size. Relative paths of these two start
-    here or at the project's folder; by default they are the project's fine-tuned model, and the calibration of its
+    here or at the project's folder; by default they are the released model, and the calibration of the project's
     SceneEgo set.
     overlay: codec of overlay.mp4 ("h264", see VideoWriter), or "none". every: only each every-th frame is
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
@@ -277,14 +277,17 @@ def _project(option):
 
 def _load(path):
     default = path is None
-    path = _project("--model")[0] / MODEL if default else _found(path)
+    if default:
+        root = _project("--model")[0]
+        path = params.locate(root, params.RELEASED)
+    path = _found(path)
     try:
         return load_model(path)
     except WeightsError as error:
         if path.is_file():
             raise
-        train = f"run `dvc repro finetune` in {path.parents[2]} to train it, or " if default else ""
-        raise WeightsError(f"{error}; {train}name another one with --model") from None
+        pull = f"run `dvc pull released.dvc` in {root}, or " if default else ""
+        raise WeightsError(f"{error}; {pull}name another one with --model, such as {TRAINED}") from None
 
 
 def _camera(path):
@@ -336,7 +339,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m agego_lib.predict", description=__doc__.split("\n\n")[1])
     parser.add_argument("video", help="a fisheye video file, or a folder of frames")
     parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
-    parser.add_argument("--model", help=f"weights, with their .json beside them (default: the project's {MODEL})")
+    parser.add_argument(
+        "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
+    )
     parser.add_argument("--calibration", help="OCamCalib JSON (default: that of the project's SceneEgo set)")
     parser.add_argument(
         "--overlay", choices=OVERLAYS, default="h264", help="codec of overlay.mp4, or none (default: %(default)s)"

@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from agego_lib.datasets import PreparedSequence, WindowDataset
+from agego_lib import params
+from agego_lib.camera import InputView
+from agego_lib.datasets import DatasetError, PreparedSequence, WindowDataset, read_split
+from agego_lib.datasets.decoding import decode_image
 from agego_lib.datasets.features import open_features
+from agego_lib.datasets.preparation import KINDS
 from agego_lib.evaluation import PoseErrors, predict_split, sequence_errors
 from agego_lib.models.build import load_model
 from agego_lib.params import WindowSettings
@@ -32,7 +37,7 @@ class Recording:
     local_blocks: how many of the blocks are local ones; 0 without the motion stream.
     """
 
-    sequence: PreparedSequence
+    sequence: "PreparedSequence | OtherView"
     poses: np.ndarray
     errors: PoseErrors
     windows: list
@@ -89,25 +94,82 @@ def record(model, sequence, window, store=None, label="predicting"):
     return Recording(sequence, poses, errors, windows, heatmaps, cross, motion, local)
 
 
+class OtherView:
+    """A prepared sequence in another view, its frames read from the data set's own images; all else is as prepared.
+
+    paths: of the images, one a frame.
+    """
+
+    def __init__(self, sequence, view, paths):
+        self.sequence, self.view, self.paths = sequence, view, paths
+
+    def __getattr__(self, name):
+        return getattr(self.sequence, name)
+
+    def __len__(self):
+        return len(self.sequence)
+
+    def joints_view(self, size=None):
+        """As that of PreparedSequence."""
+        return self.view.to_view(self.sequence.joints_2d, size).astype(np.float32)
+
+    def images(self, indices):
+        """Frames of the view at `indices` -> (n, size, size, 3) uint8 RGB. Raises DatasetError where one is missing."""
+        images = []
+        for index in indices:
+            try:
+                image = self.view.apply(decode_image(self.paths[index], self.view.check_size))
+            except ValueError as error:
+                raise DatasetError(f"{self.paths[index]}: {error}") from None
+            images.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        return np.stack(images)
+
+
+def in_view(root, sequence, size, crop):
+    """A prepared sequence in the view that a model was trained with: itself, or its data set's images (OtherView).
+
+    Raises DatasetError where it is in none of the project's lists.
+    """
+    if (sequence.view.size, sequence.view.crop) == (size, crop):
+        return sequence
+    place = getattr(params.load(Path(root) / "params.yaml").dataset, sequence.dataset)
+    listed = getattr(place, f"{sequence.split}_list")
+    for folder in read_split(params.locate(root, listed), params.locate(root, place.root)):
+        if KINDS[sequence.dataset].sequence_name(folder) == sequence.name:
+            view = InputView.of(sequence.camera, size, crop)
+            return OtherView(sequence, view, [folder / "imgs" / name for name in sequence.frame_names])
+    raise DatasetError(f"{listed}: no {sequence.name}, which is prepared; prepare the data again (`dvc repro prepare`)")
+
+
 def find_models(root):
-    """The pose models that runs left under `root`/artifacts -> {name of the run: its weights file}, full ones first."""
-    artifacts = Path(root) / "artifacts"
+    """The pose models of a project -> {name of the run: its weights file}, full ones first.
+
+    Those that runs left under `root`/artifacts, and the released one.
+    """
+    artifacts, released = Path(root) / "artifacts", Path(root) / params.RELEASED
     folders = [artifacts / "finetune", artifacts / "pose", *sorted((artifacts / "ablate").glob("*"))]
-    return {f.name: f / "model.safetensors" for f in folders if (f / "model.safetensors").is_file()}
+    found = {f.name: f / "model.safetensors" for f in folders} | {"released": released}
+    order = ("finetune", "pose", "released", *found)
+    return {name: found[name] for name in dict.fromkeys(order) if found[name].is_file()}
 
 
 def record_run(root, run, sequence, device="cpu"):
-    """`record` the model of a run named as in `find_models`, in its own windows.
+    """`record` the model of a run named as in `find_models`, in its own windows and view.
 
-    Stored features are read where there are some. Raises WeightsError for a run without a model and FeatureError
-    where features.json is missing or does not fit.
+    Stored features are read where there are some. Raises WeightsError for a run without a model, FeatureError
+    where features.json is missing or does not fit, and DatasetError where the released model needs images of another
+    view and they are not there.
     """
     artifacts = Path(root) / "artifacts"
     places = {name: artifacts / name for name in ("pose", "finetune")}
+    places["released"] = (Path(root) / params.RELEASED).parent
     model, config = load_model(places.get(run, artifacts / "ablate" / run) / "model.safetensors")
-    # A row of Table 6 reads the heatmaps of another network; a number after the dash is a seed.
-    loss = LOSSES.get(run.split("-")[0])
-    store = open_features(artifacts / "features", [sequence], artifacts / f"features_{loss}" if loss else None)
+    if run == "released":
+        store, sequence = None, in_view(root, sequence, config["input"]["size"], config["input"]["crop"])
+    else:
+        # A row of Table 6 reads the heatmaps of another network; a number after the dash is a seed.
+        loss = LOSSES.get(run.split("-")[0])
+        store = open_features(artifacts / "features", [sequence], artifacts / f"features_{loss}" if loss else None)
     return record(model.to(device), sequence, WindowSettings(**config["window"]), store, f"{run}, {sequence.name}")
 
 

@@ -67,8 +67,8 @@ class Copy:
         self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", message)
 
     def run_pipeline(self):
-        """Data out of the repository's own store, then every stage with the smoke profile -> CompletedProcess."""
-        self.run("dvc", "pull", "data.dvc")
+        """Data and weights out of the repository, then every stage with the smoke profile -> CompletedProcess."""
+        self.run("dvc", "pull", "data.dvc", "released.dvc")
         self.run("python", "scripts/configure.py", "profile=smoke")
         return self.run("python", "scripts/pipeline.py")
 

@@ -11,8 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
+from conftest import CAMERA
 
-from agego_lib.params import WindowSettings
+from agego_lib.camera import InputView
+from agego_lib.inference import predict_sequence
+from agego_lib.models.build import load_model, save_model
+from agego_lib.params import RELEASED, WindowSettings
 from agego_lib.skeleton import BONES
 from agego_view import explore, recording_view
 from agego_view.plots import LABELS
@@ -223,6 +228,71 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, project):
         explore.trained_models(tmp_path / "nowhere")
     root, _ = project
     assert list(find_models(root)) == ["finetune", "no_motion"]
+
+
+@pytest.fixture
+def with_released(project, tests, tiny_model, monkeypatch):
+    """The project with a released model of another view, and its data set's images."""
+    root, _ = project
+    config = {
+        "input": {"size": 64, "crop": "fovea"},
+        "window": dataclasses.asdict(WINDOW),
+        "fpn_channels": [8, 8, 8, 8],
+        "backbone": "resnet18",
+        "motion": {"heads": 4, "depth": 1, "local_blocks": 1, "window": 3, "drop_path": 0.0},
+        "decoder": {"layers": 1, "heads": 4, "input_scale": 10.0},
+        "switches": {"use_motion": False},
+    }
+    save_model(root / RELEASED, tiny_model("no_motion"), config, packed=True)
+    for sequence in tests["sceneego"]:
+        (root / "raw/test" / sequence.name).mkdir(parents=True)
+        shutil.copytree(sequence.path.parent / sequence.name, root / "raw/test" / sequence.name / "imgs")
+    (root / "test.txt").write_text("test/one\ntest/two\n")
+    raw_settings = yaml.safe_load((Path(__file__).resolve().parents[1] / "params.yaml").read_text())
+    raw_settings["dataset"]["sceneego"] |= {"root": "raw", "test_list": "test.txt"}
+    (root / "params.yaml").write_text(yaml.safe_dump(raw_settings))
+    monkeypatch.setattr(explore, "record_run", record_run)
+    return root
+
+
+def test_the_released_model_sees_its_own_view(with_released, tests, one_thread):
+    root = with_released
+    assert list(find_models(root)) == ["finetune", "released", "no_motion"]
+    prepared = tests["sceneego"][1]
+    recording = explore.recorded(root, "released", prepared)
+    model = load_model(root / RELEASED)[0]
+    view, folder = InputView.of(CAMERA, 64, "fovea"), root / "raw/test/two/imgs"
+    images = [cv2.imread(str(folder / name)) for name in prepared.frame_names]
+    images = np.stack([view.apply(image)[..., ::-1] for image in images])
+    np.testing.assert_array_equal(recording.sequence.images(range(6)), images)
+    # Windows of four frames, every second one, of six: frames 0, 2, 4 and 1, 3, 5, padded by one.
+    for first in (0, 1):
+        poses = predict_sequence(model, images[first::2], length=4, stride=2)
+        np.testing.assert_allclose(recording.poses[first::2], poses, atol=1e-5)
+    expected = 1000 * np.linalg.norm(recording.poses - prepared.joints_3d, axis=-1)
+    np.testing.assert_allclose(recording.errors.distance, expected, rtol=1e-4)
+    # Truth and prediction are drawn in that view too.
+    found = recording.sequence.joints_view(32)
+    np.testing.assert_allclose(found, view.to_view(prepared.joints_2d, 32), atol=1e-3)
+    drawn = explore.View(recording)
+    drawn.show(3, 2)
+    assert "frame 4 of 6" in texts(drawn) and recording.heatmaps.shape == (6, 15, 16, 16)
+
+
+def test_what_the_released_model_lacks_is_said(with_released, tests):
+    root, (one, _) = with_released, tests["sceneego"]
+    (root / "raw/test/one/imgs" / one.frame_names[3]).unlink()
+    with pytest.raises(explore.NothingToExplore, match=r"released cannot be shown.*_000003\.jpg: not readable"):
+        explore.recorded(root, "released", one)
+    (root / "test.txt").write_text("test/two\n")
+    with pytest.raises(
+        explore.NothingToExplore, match=r"released cannot be shown.*test\.txt: no one, which is prepared"
+    ):
+        explore.recorded(root, "released", one)
+    # In the prepared view no other image is read.
+    path = (root / RELEASED).with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"input": {"size": 32, "crop": "none"}}))
+    assert explore.recorded(root, "released", one).sequence is one
 
 
 def test_a_run_that_cannot_be_read_is_said_in_one_line(project, monkeypatch):

@@ -312,16 +312,17 @@ def test_errors_of_the_command(tmp_path, capsys):
 
 @pytest.fixture
 def copy_of_project(tmp_path, raw_settings, trained):
-    """A working copy that ran on real data of its own places: its settings, its model, and a test sequence."""
+    """A working copy that ran on real data of its own places: its settings, its models, and a test sequence."""
     root = tmp_path / "suite"
-    for folder in ("conf", "notebooks/deep", "artifacts/finetune", "elsewhere/scene/test"):
+    for folder in ("conf", "notebooks/deep", "released", "artifacts/finetune", "elsewhere/scene/test"):
         (root / folder).mkdir(parents=True)
     data = {"root": "elsewhere/scene", "test_list": "elsewhere/list.txt", "calibration": "elsewhere/camera.json"}
     raw_settings["dataset"]["source"] = "files"
     raw_settings["dataset"]["sceneego"] |= data
     (root / "params.yaml").write_text(yaml.safe_dump(raw_settings))
     for suffix in (".safetensors", ".json"):
-        shutil.copy(trained["model"].with_suffix(suffix), root / f"artifacts/finetune/model{suffix}")
+        for place in ("released", "artifacts/finetune"):
+            shutil.copy(trained["model"].with_suffix(suffix), root / f"{place}/model{suffix}")
     shutil.copy(trained["calibration"], root / "elsewhere/camera.json")
     take = root / "elsewhere/scene/test/diogo1"
     take.mkdir()
@@ -357,8 +358,11 @@ def test_what_a_working_copy_lacks_is_told_by_its_settings(copy_of_project, tmp_
         predict.predict_video(video, tmp_path / "out")
     with pytest.raises(VideoError, match=r"which comes with the data set: .*list\.txt, line 1: 'test/other'"):
         predict.render_demo(tmp_path / "demo.mp4")
-    (copy_of_project / "artifacts/finetune/model.safetensors").unlink()
-    with pytest.raises(predict.WeightsError, match=r"run `dvc repro finetune` in .*suite to train it, or name another"):
+    (copy_of_project / "released/model.safetensors").unlink()
+    said = (
+        r"run `dvc pull released\.dvc` in .*suite, or name another one with --model, such as artifacts/finetune/model"
+    )
+    with pytest.raises(predict.WeightsError, match=said):
         predict.predict_video(video, tmp_path / "out")
     # The embedded data are rendered, whatever their place.
     text = (copy_of_project / "params.yaml").read_text()

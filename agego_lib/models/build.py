@@ -3,6 +3,7 @@
 import copy
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from agego_lib.models import weights
-from agego_lib.params import DecoderSettings, MotionSettings, Settings, VisualSettings, WindowSettings
+from agego_lib.params import DecoderSettings, HeatmapSettings, MotionSettings, Settings, VisualSettings, WindowSettings
 from agego_lib.skeleton import NUM_JOINTS
 
 from .backbone import WeightsError, fitted
@@ -43,6 +44,30 @@ def load_heatmap_net(path) -> HeatmapNet:
     net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]))
     net.load_state_dict(fitted(net, state, source=str(path)))
     return net.freeze()
+
+
+def new_heatmap_net(heatmap: HeatmapSettings, released) -> HeatmapNet:
+    """The heatmap network at the start of its training, as the `heatmap` settings have it.
+
+    released: file of the released model, whose heatmap network it is where `heatmap.init` says so.
+    Raises WeightsError where weights are missing or do not fit.
+    """
+    if heatmap.init != "released":
+        return HeatmapNet(init=heatmap.init, fpn_channels=heatmap.fpn_channels)
+    otherwise = "set heatmap.init to scratch, imagenet or a weights file"
+    if not Path(released).is_file():
+        raise WeightsError(f"no weights file at {released}; run `dvc pull released.dvc`, or {otherwise}")
+    state, config = weights.load(released)
+    if config.get("fpn_channels") != list(heatmap.fpn_channels):
+        raise WeightsError(
+            f"{released} has fpn_channels {config.get('fpn_channels')}, heatmap.fpn_channels is "
+            f"{list(heatmap.fpn_channels)}; set it as the file has it, or {otherwise}"
+        )
+    prefix = "heatmap_net."
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    net = HeatmapNet(fpn_channels=heatmap.fpn_channels)
+    net.load_state_dict(fitted(net, state, str(released), prefix))
+    return net
 
 
 def frame_encoder(visual: VisualSettings, heatmap_net: HeatmapNet | None) -> FrameEncoder:
@@ -142,9 +167,9 @@ def untrained_model(settings: Settings) -> AGEgoPose:
     return _untrained(_config(settings, switches(settings, "full")))
 
 
-def save_model(path, model: AGEgoPose, config: dict) -> None:
-    """Write a pose model and all that is needed to build it again."""
-    weights.save(path, model, config)
+def save_model(path, model: AGEgoPose, config: dict, packed: bool = False) -> None:
+    """Write a pose model and all that is needed to build it again; packed as for release, see `weights`."""
+    weights.save(path, model, config, packed)
 
 
 def load_model(path, window: WindowSettings | None = None) -> tuple[AGEgoPose, dict]:

@@ -12,8 +12,9 @@ from agego_lib.camera import CalibrationError, FisheyeCamera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.datasets.preparation import KINDS
 from agego_lib.files import file_digest
-from agego_lib.models import MotionEncoder
+from agego_lib.models import MotionEncoder, weights
 from agego_lib.models.backbone import ResNetStages, WeightsError
+from agego_lib.models.build import new_heatmap_net
 from agego_lib.preflight.budget import (
     GB,
     batch_bytes,
@@ -130,6 +131,24 @@ def check_data_set(kind, place, root, found):
     return record, splits, camera
 
 
+def check_released(settings, root, found):
+    """The released model, from which the heatmap network starts: there, whole, of its widths -> its fingerprint."""
+    path = params.locate(root, params.RELEASED)
+    try:
+        new_heatmap_net(settings.heatmap, path)
+    except WeightsError as error:
+        found.problems.append(f"heatmap.init is released: {error}")
+        return {}
+    own, view = settings.prepare, weights.load(path)[1]["input"]
+    if (view["size"], view["crop"]) != (own.size, own.crop):
+        found.notes.append(
+            f"the heatmap network starts as the released one, which saw {view['size']} px, crop {view['crop']}, not "
+            f"prepare's {own.size} px, crop {own.crop}"
+        )
+    # Names and widths lie in the .json.
+    return {"sha256": digest([file_digest(path), file_digest(path.with_suffix(".json"))])}
+
+
 def check_weights(settings, root, found):
     """Weights files that the settings name: there, readable, of the right network. Fingerprints go into `found`."""
     settings = params.located(settings, root)
@@ -139,6 +158,9 @@ def check_weights(settings, root, found):
     ):
         found.inputs[f"{name}_init.json"] = {"init": init}
         if init in ("scratch", "heatmap_encoder"):
+            continue
+        if init == "released":
+            found.inputs[f"{name}_init.json"] |= check_released(settings, root, found)
             continue
         try:
             ResNetStages(backbone, init)

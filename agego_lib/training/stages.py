@@ -18,7 +18,7 @@ from agego_lib.evaluation.baselines import (
     new_baseline,
     predict_frames,
 )
-from agego_lib.models import ActionHead, AGEgoPose, HeatmapNet, weights
+from agego_lib.models import ActionHead, AGEgoPose, weights
 from agego_lib.models.build import (
     augmentation,
     frame_encoder,
@@ -26,10 +26,11 @@ from agego_lib.models.build import (
     load_model,
     motion_encoder,
     motion_stage_parts,
+    new_heatmap_net,
     new_model,
     save_model,
 )
-from agego_lib.params import located
+from agego_lib.params import RELEASED, locate, located
 from agego_lib.training import ActionObjective, HeatmapObjective, MotionSource, PoseObjective, fit, make_fabric
 from agego_lib.training.checkpoints import Checkpoints, TrainingError
 from agego_lib.training.rows import plan
@@ -109,8 +110,7 @@ class HeatmapStage(TrainingStage):
             place = f"heatmap_{loss}"
             settings = replace(settings, heatmap=replace(settings.heatmap, loss=loss, pos_weight=1.0))
         super().__init__(settings, root, place)
-        heatmap = self.settings.heatmap
-        net = HeatmapNet(init=heatmap.init, fpn_channels=heatmap.fpn_channels)
+        net = new_heatmap_net(self.settings.heatmap, locate(root, RELEASED))
         self.net = net.to(memory_format=torch.channels_last)
 
     def train(self):
@@ -119,7 +119,9 @@ class HeatmapStage(TrainingStage):
         frames = FrameDataset([s for name in SETS for s in self.prepared(name, "train")])
         objective = HeatmapObjective(self.net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter)
         self.fit(objective, frames, heatmap.optimiser, "heatmaps", "heatmaps")
-        info = {"fpn_channels": list(heatmap.fpn_channels), "size": self.settings.prepare.size, "loss": heatmap.loss}
+        prepare = self.settings.prepare
+        info = {"fpn_channels": list(heatmap.fpn_channels), "size": prepare.size, "crop": prepare.crop}
+        info["loss"] = heatmap.loss
         self.write(weights.save, self.artifacts / self.place / "heatmap_net.safetensors", self.net.freeze(), info)
         return self.net
 

@@ -1,0 +1,96 @@
+"""Write the figures of docs/model-card.md from what was measured, for maintainers: python scripts/model_card.py
+
+Read are released/evaluation.json (scripts/release.py --evaluation), benchmarks/results/real_frames.json and the
+released model's own file. Results of another model are refused by its hash; what is not measured, the card says.
+"""
+
+import sys
+from pathlib import Path
+
+from agego_lib import params
+from agego_lib.files import file_digest, read_json, replacing
+from benchmarks.common import table
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- figures: written by scripts/model_card.py -->\n", "<!-- end of figures -->\n"
+NONE = "not measured yet"
+EVALUATE = "`make release`, metrics/evaluation.json"
+REAL = "`python -m benchmarks.real_frames FOLDER --out-json`"
+
+
+class CardError(ValueError):
+    """Results that the card cannot be written from; the message names the file and says what to do."""
+
+
+def _results(path, digest_of, digest):
+    """A JSON of results, or None where there is none. Raises CardError where it is of another model."""
+    try:
+        results = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CardError(f"{path}: not readable as results ({error}); measure again") from None
+    try:
+        found = digest_of(results)
+    except (KeyError, TypeError):
+        raise CardError(f"{path}: does not say which model it is of; measure again") from None
+    if found != digest:
+        raise CardError(f"{path}: of the model {found}, the released one is {digest}; measure again, or remove it")
+    return results
+
+
+def figures(root):
+    """Rows of the card's table -> list of dicts. Raises CardError where results are of another model."""
+    root = Path(root)
+    model = root / params.RELEASED
+    digest = file_digest(model) if model.is_file() else None
+    evaluation = _results(model.parent / "evaluation.json", lambda r: r["model_sha256"], digest)
+    real = _results(root / "benchmarks/results/real_frames.json", lambda r: r["settings"]["model_sha256"], digest)
+    rows = []
+
+    def row(what, measure, value, command):
+        rows.append({"tested on": what, "measure": measure, "released model": value, "how": command})
+
+    totals = {r["joints of"]: r for r in real["rows"] if r["group"] == "all"} if real else {}
+    for what, joints in (("heatmaps", "joints of the heatmaps"), ("3D, projected", "3D joints, projected back")):
+        total = totals.get(what)
+        for px in (64, 32):
+            value = f"{total[f'PCK at {px} px']:.2f} of {total['marked']} joints" if total else NONE
+            row("real frames, marked by hand", f"{joints}, PCK at {px} px of 1024", value, REAL)
+    measures = {
+        "mpjpe_mm": "MPJPE (mm)",
+        "pa_mpjpe_mm": "PA-MPJPE (mm)",
+        "ba_mpjpe_mm": "BA-MPJPE (mm)",
+        "acceleration_mm": "acceleration error (mm a frame squared)",
+    }
+    n = evaluation["evaluation"]["sceneego"] if evaluation else None  # of the fine-tuned model, which is released
+    for key, measure in measures.items():
+        value = f"{n[key]:.1f} (mean pose: {n['mean_pose'][key]:.1f})" if n else NONE
+        row("rendered test split, SceneEgo-like, before packing", measure, value, EVALUATE)
+    row("two CPU cores", "`predict`, frames a second", NONE, "`python -m agego_lib.predict VIDEO`, timed")
+    size = sum(p.stat().st_size for p in (model, model.with_suffix(".json"))) if digest else None
+    row("", "size of the weights (MB)", f"{size / 1e6:.1f}" if size else "not packed yet", "`scripts/release.py`")
+    return rows
+
+
+def write(page, rows):
+    """Put the table between the page's marks. Raises CardError where they are not there."""
+    text = page.read_text()
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise CardError(f"{page}: no place for figures; expected the lines {START.strip()!r} and {END.strip()!r}")
+    before, after = text.split(START)[0], text.split(END)[1]
+    with replacing(page) as partial:
+        partial.write_text(f"{before}{START}\n{table(rows)}\n\n{END}{after}")
+
+
+def main():
+    page = ROOT / "docs/model-card.md"
+    try:
+        write(page, figures(ROOT))
+    except CardError as error:
+        sys.exit(f"error: {error}")
+    print("wrote", page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The model card's figures are those of the released file, or said to be missing; none of another model."""
+
+import json
+
+import model_card
+import pytest
+from model_card import END, NONE, START, CardError, figures, write
+
+from agego_lib.files import file_digest
+from agego_lib.params import RELEASED
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project's folder with a released model and results of it."""
+    model = tmp_path / RELEASED
+    model.parent.mkdir()
+    model.write_bytes(b"w" * 3_000_000)
+    model.with_suffix(".json").write_text("{}")
+    digest = file_digest(model)
+    measures = ("mpjpe_mm", "pa_mpjpe_mm", "ba_mpjpe_mm", "acceleration_mm")
+    numbers = {k: 50.04 + i for i, k in enumerate(measures)} | {"mean_pose": dict.fromkeys(measures, 200.0)}
+    evaluation = {"model_sha256": digest, "evaluation": {"sceneego": numbers, "egopw": {}}}
+    (model.parent / "evaluation.json").write_text(json.dumps(evaluation))
+    rows = [
+        {"joints of": what, "group": group, "marked": 25, "PCK at 64 px": 0.961, "PCK at 32 px": 0.5}
+        for what in ("heatmaps", "3D, projected")
+        for group in ("hips", "all")
+    ]
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    real = {"settings": {"model_sha256": digest}, "rows": rows}
+    (tmp_path / "benchmarks/results/real_frames.json").write_text(json.dumps(real))
+    return tmp_path
+
+
+def test_figures_are_those_that_were_measured(root):
+    found = {(r["tested on"], r["measure"]): r["released model"] for r in figures(root)}
+    assert found["real frames, marked by hand", "joints of the heatmaps, PCK at 64 px of 1024"] == "0.96 of 25 joints"
+    assert found["rendered test split, SceneEgo-like, before packing", "PA-MPJPE (mm)"] == "51.0 (mean pose: 200.0)"
+    assert found["", "size of the weights (MB)"] == "3.0"
+    assert [v for v in found.values() if v == NONE] == [NONE]  # the speed
+
+
+def test_what_is_not_measured_is_said(tmp_path):
+    values = [r["released model"] for r in figures(tmp_path)]
+    assert values == [NONE] * (len(values) - 1) + ["not packed yet"] and len(values) == 10
+
+
+@pytest.mark.parametrize("name", ["released/evaluation.json", "benchmarks/results/real_frames.json"])
+def test_figures_of_another_model_are_refused(root, name):
+    text = (root / name).read_text()
+    (root / name).write_text(text.replace(file_digest(root / RELEASED), "0" * 16))
+    with pytest.raises(CardError, match=f"{name}: of the model 0000000000000000, the released one is"):
+        figures(root)
+    for broken in ("[]", "{}", "{"):
+        (root / name).write_text(broken)
+        with pytest.raises(CardError, match=f"{name}: .*; measure again"):
+            figures(root)
+
+
+def test_the_page_keeps_its_words(root, project):
+    page = root / "card.md"
+    page.write_text((project / "docs/model-card.md").read_text())
+    before, after = page.read_text().split(START)[0], page.read_text().split(END)[1]
+    for _ in range(2):
+        write(page, figures(root))
+        text = page.read_text()
+        assert text.startswith(before + START) and text.endswith(END + after) and text.count("0.96 of 25 joints") == 2
+    page.write_text("nothing")
+    with pytest.raises(CardError, match=r"card\.md: no place for figures"):
+        write(page, [])
+    assert model_card.ROOT == project
