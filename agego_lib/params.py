@@ -245,7 +245,8 @@ class EvaluateSettings:
 class AblationSettings:
     """What `05_ablations` compares with the full model: runs of `03_pose_training`, and baselines.
 
-    rows: one change each (see variants.py). heatmap_losses: other losses for the heatmap network (Table 6). seeds:
+    rows: one change each (see variants.py). heatmap_losses: other heatmap networks: of another
+    loss (Table 6), or trained from "scratch", where heatmap.init is a start. seeds:
     further seeds beside `seed`, for each row of `reseeded`.
     """
 
@@ -255,7 +256,7 @@ class AblationSettings:
             "window_half", "window_double", "joint_embedding", "sceneego_only",
         ]
     )  # fmt: skip
-    heatmap_losses: _list(Literal["mse", "bce"])
+    heatmap_losses: _list(Literal["mse", "bce", "scratch"])
     seeds: _list(Natural)
     reseeded: _list(Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding"])
     baselines: _list(Literal["nearest", "xr_egopose", "mo2cap2"])

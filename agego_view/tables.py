@@ -71,6 +71,7 @@ def tables(settings):
             {
                 "full": "full model",
                 "sceneego_only": "trained on SceneEgo alone",
+                "heatmap_scratch": "heatmaps trained from scratch",
                 "baseline_nearest": "nearest training pose",
                 "baseline_xr_egopose": "xR-EgoPose-style lifter",
                 "baseline_mo2cap2": "Mo2Cap2-style regressor",

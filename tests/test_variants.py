@@ -177,6 +177,7 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
         SEEDED,
         rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
               "sceneego_only"),
+        heatmap_losses=("mse", "scratch"),
         seeds=(),
         baselines=("nearest", "xr_egopose", "mo2cap2"),
     )  # fmt: skip

@@ -30,8 +30,8 @@ CHANGES = {
     "window_double": lambda settings: _window(settings, 2),  # Table 7: T = 128
     "joint_embedding": _other_joint_embedding,
 }
-# Rows that read the heatmaps of a network trained with this loss (Table 6).
-LOSSES = {"heatmap_mse": "mse", "heatmap_bce": "bce"}
+# Rows that read the heatmaps of a network trained with this loss (Table 6), or from scratch.
+LOSSES = {"heatmap_mse": "mse", "heatmap_bce": "bce", "heatmap_scratch": "scratch"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Run:
     """One run. switches: a key of ABLATIONS. steps: (data set, its optimiser) in the order of training.
 
     place: its folder under artifacts/, plots/ and metrics/. loss: of the heatmap network that feeds the spatial
-    stream, where that is another one than the main one.
+    stream, where that is another one than the main one; "scratch" is the main one's, trained from scratch.
     """
 
     settings: Settings

@@ -101,14 +101,15 @@ class TrainingStage(Stage):
 class HeatmapStage(TrainingStage):
     """The 2D heatmap network (Sec. 3.1, Eq. 1), on the training splits of both sets.
 
-    loss: Table 6's other one, in place of `heatmap.loss`. net: HeatmapNet.
+    loss: Table 6's other one, in place of `heatmap.loss`; or "scratch", in place of `heatmap.init`. net: HeatmapNet.
     """
 
     def __init__(self, settings, root, loss=None):
         place = "heatmap"
         if loss:
             place = f"heatmap_{loss}"
-            settings = replace(settings, heatmap=replace(settings.heatmap, loss=loss, pos_weight=1.0))
+            change = {"init": "scratch"} if loss == "scratch" else {"loss": loss, "pos_weight": 1.0}
+            settings = replace(settings, heatmap=replace(settings.heatmap, **change))
         super().__init__(settings, root, place)
         net = new_heatmap_net(self.settings.heatmap, locate(root, RELEASED))
         self.net = net.to(memory_format=torch.channels_last)
