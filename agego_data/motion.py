@@ -21,7 +21,7 @@ SPEEDS = 0.6, 1.6
 HELD_OUT = frozenset({
     "run", "dance", "spinkick",
     "sit crossed", "kneel on one", "lunge", "side-step",
-    "fold arms", "read book", "drink", "call", "clap", "throw", "point", "stretch", "carry bag",
+    "fold arms", "read book", "call", "clap", "throw", "point", "stretch", "sweep",
 })  # fmt: skip
 # How often each kind of piece comes: clips, walking with other arms, and postures.
 PIECES = {"clip": 30, "walk": 11, "stand": 32, "sit": 17, "sit crossed": 6, "kneel": 3, "kneel on one": 3, "squat": 4,

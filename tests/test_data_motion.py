@@ -165,9 +165,9 @@ def test_seats_carry_the_pelvis(people, posture):
             vertices = body.skin(starts[i], turns[i])
             pelvis = vertices[body.weights.argmax(1) == body.bone("pelvis"), 2].min()
             assert abs(pelvis - height) < 0.06
-            assert vertices[:, 2].min() > -0.06  # and the feet are on the floor, the lower one at least
+            assert vertices[:, 2].min() > -0.06  # and a foot is on the floor
             ankles = [starts[i, body.bone(f"foot.{side}"), 2] for side in "RL"]
-            assert min(ankles) < 0.13
+            assert min(ankles) < actions.Rig.of(body).ankle * body.leg_length + 0.07  # a step
 
 
 def test_a_paper_is_held_before_the_trunk(people):
