@@ -187,7 +187,7 @@ class Pose(NamedTuple):
     right: Arm = HANG
     left: Arm = HANG
     bend: tuple = (4, 0, 0)
-    look: tuple = (12, 0, 0)
+    look: tuple = (10, 0, 0)
     crouch: float = 0.0
     held: str = ""
 
@@ -227,12 +227,12 @@ class Around:
 # --- postures ---------------------------------------------------------------------------------------------------------
 
 
-def stand(rng, rig, seconds, around, feet=None):
+def stand(rng, rig, seconds, around):
     """Both feet on the floor; the weight shifts."""
     count = len(seconds)
     width, stagger = rng.uniform(0.08, 0.2, 2), rng.uniform(-0.09, 0.09)
     ankles = np.zeros((count, 2, 3))
-    ankles[:] = np.stack([OUT * width, [stagger, -stagger], [rig.ankle] * 2], axis=-1) if feet is None else feet
+    ankles[:] = np.stack([OUT * width, [stagger, -stagger], [rig.ankle] * 2], axis=-1)
     soles = np.zeros((count, 2, 2))
     soles[..., 1] = rng.uniform(0, 22, 2)
     sway = smooth_noise(rng, seconds, 5, 0.4)
@@ -514,16 +514,16 @@ def _near(rng, place, spread=0.05):
     return tuple(np.asarray(place) + rng.normal(0, spread, 3))
 
 
-def _look(rng, down=14.0):
+def _look(rng, down=10.0):
     """A glance: mostly ahead and down, at times to a side."""
-    return rng.normal(down, 11), rng.normal(0, 5), rng.normal(0, 22 if rng.random() < 0.4 else 7)
+    return rng.normal(down, 13), rng.normal(0, 5), rng.normal(0, 22 if rng.random() < 0.4 else 7)
 
 
 def _lean(rng, forward=5.0):
     return rng.normal(forward, 5), rng.normal(0, 3), rng.normal(0, 5)
 
 
-def _still(rng, right, left=None, held="", look=14.0, spread=0.04, keys=3, forward=5.0):
+def _still(rng, right, left=None, held="", look=10.0, spread=0.04, keys=3, forward=5.0):
     """A few poses about one place for each wrist (out, front, up, raised), as someone who stays so has them."""
     left = right if left is None else left
     out = []
@@ -562,13 +562,13 @@ def pockets(rng, around):
 def belly(rng, around):
     """Hands before the belly, folded or busy with one another."""
     up, front = rng.uniform(-0.75, -0.3), rng.uniform(0.38, 0.6)
-    return _still(rng, (-0.26, front, up, 5), held="", spread=0.05, look=22)
+    return _still(rng, (-0.26, front, up, 5), spread=0.05, look=22)
 
 
 def forward(rng, around):
     """Both arms stretched to the front, hands together or apart."""
-    out, up = rng.uniform(-0.32, 0.15), rng.uniform(-0.45, 0.2)
-    poses = _still(rng, (out, rng.uniform(0.75, 0.98), up, 10), spread=0.05)
+    out, up = rng.uniform(-0.32, 0.15), rng.uniform(-0.45, 0.3)
+    poses = _still(rng, (out, rng.uniform(0.75, 1.0), up, 10), spread=0.05, look=rng.uniform(-10, 25))
     return [*poses, *_still(rng, (0.05, 0.4, -0.6, 0), keys=1)]
 
 
@@ -1019,6 +1019,7 @@ def solve(rig, stance, poses, rng, seconds, base=None):
     bend, look = (
         curve(at, np.repeat([getattr(p, name) for p in poses], 2, axis=0), seconds) for name in ("bend", "look")
     )
+    rate = 1 / (seconds[1] - seconds[0])
     crouch = curve(at, np.repeat([p.crouch for p in poses], 2), seconds)
     noise = smooth_noise(rng, seconds, 12, 0.5)
     bend, look = bend + noise[:, :3] * 2.0, look + noise[:, 3:6] * (3.5, 2.5, 4)
@@ -1075,7 +1076,7 @@ def solve(rig, stance, poses, rng, seconds, base=None):
         place(f"shoulder.{letter}", from_vector(np.radians(np.stack([0 * up, -out * up, -out * ahead], axis=-1))))
         place(f"upperarm.{letter}", rotations[:, clavicle] * 0 + (1, 0, 0, 0))
         shoulder = starts[:, bone(f"upperarm.{letter}")]
-        upper, bent, raised = _arm(rig, side, shoulder, wrist, raised, chest, chest_start)
+        upper, bent = _arm(rig, side, shoulder, wrist, raised, chest, chest_start, rate)
         parent = turns[:, clavicle]
         place(f"upperarm.{letter}", quaternions(parent.swapaxes(-1, -2) @ upper))
         mirrored = np.array([1, -out, -out])
@@ -1103,8 +1104,8 @@ def solve(rig, stance, poses, rng, seconds, base=None):
     return root, rotations, shown
 
 
-def _arm(rig, side, shoulder, wrist, raised, chest, chest_start):
-    """Inverse kinematics of an arm, with its elbow kept out of the trunk -> as `two_bones`, and the elbow's raise."""
+def _arm(rig, side, shoulder, wrist, raised, chest, chest_start, rate):
+    """Inverse kinematics of an arm at `rate` frames a second, its elbow kept out of the trunk -> as `two_bones`."""
     out = OUT[side]
     # The elbow's usual place turns along with the arm from one direction, forward and down, where it is known;
     # the only direction without one lies opposite, behind the back and up, where no arm goes.
@@ -1115,12 +1116,23 @@ def _arm(rig, side, shoulder, wrist, raised, chest, chest_start):
     both = known + aim
     aside = usual - ((aim @ usual) / np.maximum(1 + aim @ known, 1e-3))[:, None] * both
     across = np.cross(aim, aside)
-    for _ in range(5):
+    wanted = raised
+
+    def solved():
         angle = np.radians(raised)[:, None]
         pole = np.einsum("tij,tj->ti", chest, np.cos(angle) * aside + out * np.sin(angle) * across)
-        upper, bent, elbow = two_bones(shoulder, wrist, rig.arms[side], pole, -1, ELBOW[1])
+        return two_bones(shoulder, wrist, rig.arms[side], pole, -1, ELBOW[1])
+
+    for _ in range(5):
+        _, _, elbow = solved()
         deep, weight, _ = _inside(rig, elbow, chest_start, chest, 0.03 * rig.metre)
         back = np.einsum("ti,ti->t", chest[:, :, 1], elbow - shoulder) / rig.arms[side, 0]
         past = np.maximum(back - np.sin(np.radians(SHOULDER_BACK - 12)), 0)
         raised = raised + 150 * weight * np.maximum(1 - deep, 0) + 300 * past
-    return upper, bent, raised
+    # Elbows give way ahead of time and gradually, not at once.
+    half = max(1, round(0.15 * rate))
+    kernel = np.hanning(2 * half + 3)[1:-1]
+    most = np.lib.stride_tricks.sliding_window_view(np.pad(raised - wanted, 2 * half, mode="edge"), 2 * half + 1).max(1)
+    raised = wanted + np.convolve(most, kernel / kernel.sum(), mode="valid")
+    upper, bent, _ = solved()
+    return upper, bent
