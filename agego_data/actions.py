@@ -29,8 +29,8 @@ SHOULDER_BACK, HIP_BACK = 60, 30  # extension of upper arm and thigh behind the 
 SIDES = ("R", "L")
 OUT = np.array([-1.0, 1.0])  # which way along x is away from the body, right and left
 
-# Wrists stay this far from the middle of the neck's top and of the skull, metres.
-HEAD_RADIUS = 0.145
+# Wrists stay this far from the neck's top and the middle of the skull, and from where cameras sit, metres.
+HEAD_RADIUS, CAMERA_RADIUS = 0.145, 0.2
 HAND_ABOVE = 0.09  # a wrist's height at least, metres
 
 
@@ -572,6 +572,19 @@ def forward(rng, around):
     return [*poses, *_still(rng, (0.05, 0.4, -0.6, 0), keys=1)]
 
 
+def wide(rng, around):
+    """Arms to the sides, high or low, straight or bent: for balance, in dance or gymnastics."""
+    out = []
+    for _ in range(4):
+        up, front, far = rng.uniform(-0.8, 0.7, 2), rng.uniform(-0.15, 0.5), rng.uniform(0.55, 1.0)
+        arms = []
+        for high in up if rng.random() < 0.4 else up[[0, 0]]:
+            place = far * unit(np.array([1.0, front, high]))
+            arms.append(Arm(_near(rng, place, 0.05), rng.normal(0, 12), tuple(rng.normal(0, 15, 3))))
+        out.append(Pose(rng.uniform(0.4, 1.0), rng.uniform(0.05, 0.8), *arms, _lean(rng), _look(rng)))
+    return out
+
+
 def look_around(rng, around):
     arms = [Arm(_near(rng, p, 0.06), 0) for p in [(0.12, 0.1, -0.93), (-0.1, 0.4, -0.6)]]
     if rng.random() < 0.6:
@@ -908,6 +921,7 @@ GESTURES = {
     "hands in pockets": (pockets, 1.5, 0),
     "hands before belly": (belly, 4, 3),
     "arms forward": (forward, 3, 2),
+    "arms wide": (wide, 3, 1.5),
     "look around": (look_around, 2, 1),
     "reach": (reach, 6, 4),
     "reach with both": (reach_both, 4, 2),
@@ -980,9 +994,10 @@ def _kept_out(rig, points, shoulder, reach, chest_start, chest, head_start, head
     middle = rig.trunk[1]
     moved = np.stack([local[:, 0] * factor, middle + (local[:, 1] - middle) * factor, local[:, 2]], axis=-1)
     points = chest_start + np.einsum("tij,tj->ti", chest, moved)
-    skull = head_start + np.einsum("tij,j->ti", head, np.array([0.0, -0.03, 0.07]) * rig.metre)
-    for centre in (skull, head_start):
-        points = _away(points, centre, HEAD_RADIUS * rig.metre)
+    # Nobody puts a hand over the camera; then the skull, and last the top of the neck.
+    for place, radius in (((0, -0.25, 0.12), CAMERA_RADIUS), ((0, -0.03, 0.07), HEAD_RADIUS), ((0, 0, 0), HEAD_RADIUS)):
+        centre = head_start + np.einsum("tij,j->ti", head, np.array(place) * rig.metre)
+        points = _away(points, centre, radius * rig.metre)
     points[:, 2] = np.maximum(points[:, 2], HAND_ABOVE * rig.metre)
     return points
 
