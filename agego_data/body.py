@@ -1,28 +1,21 @@
-"""Bodies and motion of the embedded data: body meshes posed by linear blend skinning, and mocap clips joined together.
+"""Bodies of the embedded data: meshes posed by linear blend skinning, mixtures of them, and the algebra of rotations.
 
 World axes: x to the left of a person who faces -y, z up, metres. Rotations are unit quaternions (w, x, y, z).
 The neutral pose, which zero rotations stand for, is upright with straight legs and the arms hanging down.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
-# RMS of the slow random turns added to the clips, degrees, by the bone's name without its side.
-# They make no two passes of a clip the same; arms move most, as they do in daily life.
-SWAY = {"spine": 3, "chest": 3, "neck": 4, "head": 4, "shoulder": 3, "upperarm": 12, "forearm": 9, "hand": 8,
-        "thigh": 3, "shin": 2, "foot": 3, "toe": 2}  # fmt: skip
-BLEND_SECONDS = 0.27
-# Times that an action comes before all have come again, once where it is not named: daily life is mostly upright.
-TURNS = {"walk": 6, "run": 4, "jump": 3, "punch": 3, "dance": 2, "kick": 2, "spin": 2}
 
 
 class SourcesError(FileNotFoundError):
     """The embedded data's sources are missing or unreadable; the message names the file and what to do."""
 
 
-def _load(path):
+def load_source(path):
+    """Arrays of one of the embedded data's .npz files by name. Raises SourcesError where it cannot be read."""
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as store:
@@ -151,7 +144,7 @@ class Body:
 
 def load_bodies(sources):
     """All bodies of the folder `sources` -> list of Body. Raises SourcesError where bodies.npz is missing."""
-    raw = _load(Path(sources) / "bodies.npz")
+    raw = load_source(Path(sources) / "bodies.npz")
     weights = raw["weights"].astype(np.float64)
     shared = {
         "faces": raw["faces"].astype(np.int64),
@@ -168,124 +161,17 @@ def load_bodies(sources):
     return [Body(vertices=v, starts=s, neutral=n, **shared) for v, s, n in zip(*own, strict=True)]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A motion clip: action label, root positions (T, 3) in leg lengths, local rotations (T, bones, 4), fps."""
-
-    action: str
-    roots: np.ndarray
-    rotations: np.ndarray
-    fps: float
-
-    def resampled(self, fps, speed):
-        """The clip played `speed` times as fast at `fps` frames a second -> roots, rotations."""
-        count = max(2, int((len(self.roots) - 1) / self.fps / speed * fps) + 1)
-        at = np.minimum(np.arange(count) * speed / fps * self.fps, len(self.roots) - 1)
-        low = np.minimum(at.astype(int), len(self.roots) - 2)
-        share = at - low
-        roots = self.roots[low] + share[:, None] * (self.roots[low + 1] - self.roots[low])
-        return roots, slerp(
-            self.rotations[low], self.rotations[low + 1], np.repeat(share[:, None], self.rotations.shape[1], axis=1)
-        )
-
-
-def load_clips(sources):
-    """All clips of the folder `sources` -> list of Clip. Raises SourcesError where clips.npz is missing."""
-    raw = _load(Path(sources) / "clips.npz")
-    ends = np.cumsum(raw["lengths"])
-    fps = float(raw["fps"])
-    return [
-        Clip(str(action), *(raw[key][end - n : end].astype(np.float64) for key in ("roots", "rotations")), fps)
-        for action, n, end in zip(raw["actions"], raw["lengths"], ends, strict=True)
-    ]
-
-
-def mirror(roots, rotations, bone_names):
-    """The motion seen in a mirror: left and right change places."""
-    names = list(bone_names)
-    partner = [names.index(n[:-1] + {"R": "L", "L": "R"}[n[-1]]) if n[-2:] in (".R", ".L") else i
-               for i, n in enumerate(names)]  # fmt: skip
-    return roots * (-1, 1, 1), rotations[:, partner] * (1, 1, -1, -1)
-
-
-def heading(rotation):
-    """Angle about z (radians) of where a root rotation (4,) faces; lying down, of where the head or feet point."""
-    turn = to_matrix(rotation)
-    forward, up = -turn[:, 1], turn[:, 2]
-    facing = forward - forward[2] * up
-    return np.arctan2(facing[0], -facing[1])
-
-
-def _joined(first, second, fps):
-    """Two (roots, rotations, labels) as one: the second is turned and moved to where the first ends, then blended."""
-    roots, rotations, labels = first
-    new_roots, new_rotations, new_labels = second
-    yaw = heading(rotations[-1, 0]) - heading(new_rotations[0, 0])
-    turn = from_vector(np.array([0.0, 0.0, yaw]))
-    new_rotations = new_rotations.copy()
-    new_rotations[:, 0] = multiply(turn, new_rotations[:, 0])
-    new_roots = (new_roots - new_roots[0] * (1, 1, 0)) @ to_matrix(turn).T
-    # Getting down to the floor, or out of a kick, takes longer than passing from one step to another.
-    drop = abs(new_roots[0, 2] - roots[-1, 2])
-    angle = 2 * np.arccos(np.minimum(np.abs((rotations[-1] * new_rotations[0]).sum(-1)), 1)).max()
-    count = min(round((BLEND_SECONDS + 0.6 * drop + 0.1 * angle) * fps), len(roots) - 1, len(new_roots) - 1)
-    new_roots = new_roots + roots[-count] * (1, 1, 0)
-    share = (np.arange(count) + 1) / (count + 1)
-    share = share * share * (3 - 2 * share)
-    # The way round is chosen once, at the blend's start: choosing it frame by frame could change sides midway.
-    opposite = (rotations[-count] * new_rotations[0]).sum(-1, keepdims=True) < 0
-    new_rotations = np.where(opposite, -new_rotations, new_rotations)
-    mixed = roots[-count:] + share[:, None] * (new_roots[:count] - roots[-count:])
-    turned = slerp(rotations[-count:], new_rotations[:count], np.repeat(share[:, None], rotations.shape[1], axis=1))
-    half = count // 2
-    return (
-        np.concatenate([roots[:-count], mixed, new_roots[count:]]),
-        np.concatenate([rotations[:-count], turned, new_rotations[count:]]),
-        np.concatenate([labels[: len(labels) - count + half], new_labels[half:]]),
+def mixed(bodies, rng):
+    """A new body between two or three of `bodies`: their mean by random weights, made 0.94 to 1.06 times as large."""
+    count = min(len(bodies), int(rng.integers(2, 4)))
+    chosen = [bodies[i] for i in rng.choice(len(bodies), count, replace=False)]
+    shares = rng.dirichlet(np.full(count, 2.0))
+    size = rng.uniform(0.94, 1.06)
+    vertices, starts, neutral = (
+        sum(share * getattr(body, name) for share, body in zip(shares, chosen, strict=True))
+        for name in ("vertices", "starts", "neutral")
     )
-
-
-def make_motion(clips, bone_names, rng, frames, fps):
-    """A motion of `frames` frames from clips in random order, speed and handedness, smoothly joined.
-
-    Each action comes as often as TURNS says before they all come again; a short clip is repeated until it fills a
-    second or three.
-    Slow random turns are added.
-    -> roots (frames, 3) in leg lengths, local rotations (frames, bones, 4), action label of each frame (frames,).
-    """
-    actions = sorted({clip.action for clip in clips})
-    actions = [action for action in actions for _ in range(TURNS.get(action, 1))]
-    motion, deck = None, []
-    while motion is None or len(motion[0]) < frames:
-        deck = deck or rng.permutation(actions).tolist()
-        action = deck.pop()
-        choices = [clip for clip in clips if clip.action == action]
-        clip = choices[rng.integers(len(choices))]
-        speed, flipped, seconds = rng.uniform(0.8, 1.25), rng.random() < 0.5, rng.uniform(1.5, 3.0)
-        roots, rotations = clip.resampled(fps, speed)
-        repeats = max(1, round(seconds * fps / len(roots)))
-        if flipped:
-            roots, rotations = mirror(roots, rotations, bone_names)
-        for _ in range(repeats):
-            piece = roots, rotations, np.full(len(roots), clip.action, dtype="U16")
-            motion = piece if motion is None else _joined(motion, piece, fps)
-    roots, rotations, labels = (part[:frames] for part in motion)
-    seconds = np.arange(frames) / fps
-    rms = np.radians([SWAY.get(name.split(".")[0], 0) for name in bone_names]).repeat(3)
-    habit = rng.normal(size=rms.shape) * 0.5  # how this wearer holds himself, all along the sequence
-    sway = (smooth_noise(rng, seconds, len(rms)) + habit) * rms / np.sqrt(3)
-    return roots, multiply(rotations, from_vector(sway.reshape(frames, -1, 3))), labels
-
-
-def on_the_floor(body, roots, rotations, fps):
-    """Root positions in metres that put the body's lowest point on the floor z = 0, without following jumps."""
-    roots = roots * body.leg_length
-    starts, turns = body.pose(roots, rotations)
-    sampled = np.arange(0, len(roots), 3)
-    lowest = np.array([body.skin(starts[i], turns[i])[:, 2].min() for i in sampled])
-    half = max(1, round(0.5 * fps / 3))
-    padded = np.pad(lowest, 2 * half, mode="edge")
-    least = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1).min(1)
-    kernel = np.hanning(2 * half + 3)[1:-1]
-    ground = np.convolve(least, kernel / kernel.sum(), mode="valid")
-    return roots - np.interp(np.arange(len(roots)), sampled, ground)[:, None] * (0, 0, 1)
+    # The rotation nearest to the mean of the matrices.
+    left, _, right = np.linalg.svd(neutral)
+    left[..., -1] *= np.linalg.det(left @ right)[..., None]
+    return replace(chosen[0], vertices=size * vertices, starts=size * starts, neutral=left @ right)

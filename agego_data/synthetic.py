@@ -1,6 +1,6 @@
 """The embedded data: renders small EgoPW and SceneEgo look-alikes, in the published layouts, from the sources in data/.
 
-Bodies and motion come from body.py, pictures from scene.py; this module makes sequences and writes files.
+Bodies come from body.py, motion from motion.py, pictures from scene.py; this module makes sequences and writes files.
 The same seed gives the same bytes, whatever the number of processes.
 """
 
@@ -17,14 +17,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agego_data.body import from_vector, load_bodies, load_clips, make_motion, on_the_floor, smooth_noise, to_matrix
+from agego_data.body import from_vector, load_bodies, mixed, smooth_noise, to_matrix
+from agego_data.motion import load_clips, make_motion, on_the_floor
 from agego_data.scene import Room, Viewer, clothing, floor_shadow, shade
 from agego_lib.camera import FisheyeCamera
 
 NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira",
          "otto", "petra", "quirin", "runa", "silas", "tilda", "ugo", "vera", "wim", "xenia", "yaro")  # fmt: skip
-# Camera's place in the head's axes (x left, -y front, z up; metres) and its tilt forward from straight down (degrees).
-MOUNTS = {"egopw": ((0.0, -0.28, 0.12), 13.0), "sceneego": ((0.0, -0.25, 0.155), 15.5)}
+# Camera's place in the head's axes (x left, -y front, z up; metres), its tilt forward from straight down, its roll and
+# yaw (degrees): least, most likely, most. EgoPW-like wearers have caps and headsets of every kind, SceneEgo-like ones
+# one helmet.
+MOUNTS = {
+    "egopw": np.array([(-0.03, -0.33, 0.02, 0, -5, -5), (0, -0.28, 0.12, 13, 0, 0), (0.03, -0.15, 0.22, 30, 5, 5)]),
+    "sceneego": np.array(
+        [(-0.015, -0.28, 0.125, 9.5, -2.5, -2.5), (0, -0.25, 0.155, 15.5, 0, 0), (0.015, -0.22, 0.185, 21.5, 2.5, 2.5)]
+    ),
+}
+# The mounts of test sequences: place to the front, up, and tilt, least and most. Training sequences have none of them.
+TEST_MOUNTS = np.array([(-0.245, 0.16, 15.0), (-0.215, 0.2, 21.0)])
 # Camera axes (x right, y down, z forward) in the head's axes for a camera that looks straight down.
 LOOK_DOWN = np.array([[-1.0, 0, 0], [0, 1, 0], [0, 0, -1]]).T
 CLEARANCE = 0.12  # metres of air kept below the camera: the floor gives way when the wearer lies face down
@@ -34,29 +44,41 @@ PICKLE_PROTOCOL = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence to render. entropy: what seeds its generator; actor_entropy: what seeds the wearer's looks."""
+    """One sequence to render. bodies: the wearer's own, or those that his is a mixture of. test, unseen: whether the
+    mount, the motion is of those that never train. entropy: what seeds its generator; actor_entropy: what seeds the
+    wearer's looks."""
 
     dataset: str
     folder: str
     name: str
-    body: int
+    bodies: tuple
     entropy: tuple
     actor_entropy: tuple
     frames: int
     scale: float
     label_noise_mm: float
+    test: bool = False
+    unseen: bool = False
 
 
-def mount(dataset, rng, seconds):
-    """Camera in the head's axes, with this sequence's fit and slow slips: turns (T, 3, 3) and places (T, 3) m."""
-    place, tilt = MOUNTS[dataset]
-    place = np.array(place) + rng.normal(0, (0.006, 0.012, 0.012))
-    tilt = np.radians(tilt + rng.uniform(-4.5, 4.5))
-    fit = np.array([tilt, 0, 0]) + np.radians(rng.normal(0, 1.2, 3))
+def mount(dataset, rng, seconds, test=False):
+    """Camera in the head's axes, drawn anew and with slow slips: turns (T, 3, 3) and places (T, 3) m.
+
+    test: from TEST_MOUNTS, else from the rest of MOUNTS.
+    """
+    low, mode, high = MOUNTS[dataset]
+    boxed = [1, 2, 3]
+    if test:
+        fit = rng.triangular(low, mode, high)
+        fit[boxed] = rng.uniform(np.maximum(low[boxed], TEST_MOUNTS[0]), np.minimum(high[boxed], TEST_MOUNTS[1]))
+    else:
+        fit = rng.triangular(low, mode, high)
+        while ((fit[boxed] >= TEST_MOUNTS[0]) & (fit[boxed] <= TEST_MOUNTS[1])).all():
+            fit = rng.triangular(low, mode, high)
     slips = np.radians(1.0) * smooth_noise(rng, seconds, 3, 1.5) + np.radians(0.3) * smooth_noise(rng, seconds, 3, 6.0)
-    # A turn about the camera's x axis towards the front.
-    turns = LOOK_DOWN @ to_matrix(from_vector(fit + slips))
-    return turns, place + 0.003 * smooth_noise(rng, seconds, 3, 1.5)
+    # Tilt is a turn about the camera's x axis towards the front.
+    turns = LOOK_DOWN @ to_matrix(from_vector(np.radians(fit[3:]) + slips))
+    return turns, fit[:3] + 0.003 * smooth_noise(rng, seconds, 3, 1.5)
 
 
 @lru_cache(maxsize=2)
@@ -71,7 +93,11 @@ def _viewer(folder, scale):
 
 @dataclass
 class Take:
-    """A sequence before it is drawn, T frames: body's bones in the world, camera in the world, joints in the camera."""
+    """A sequence before it is drawn, T frames: body's bones in the world, camera in the world, joints in the camera.
+
+    held: what the hands hold, as in motion.Motion. seat_m, desk_m (T,): heights above the floor, in metres, of what is
+    sat on and of a table top in front, NaN where none; while there is one, the wearer stays where he is.
+    """
 
     starts: np.ndarray
     turns: np.ndarray
@@ -79,19 +105,44 @@ class Take:
     camera_places: np.ndarray
     joints: np.ndarray
     actions: np.ndarray
+    held: np.ndarray
+    seat_m: np.ndarray
+    desk_m: np.ndarray
 
 
-def make_take(body, clips, dataset, rng, frames):
-    """Motion and camera of one sequence. joints (T, 15, 3) in metres, camera frame."""
+def wearer(bodies, job):
+    """The body of a job's actor, the same in all his sequences."""
+    if len(job.bodies) == 1:
+        return bodies[job.bodies[0]]
+    rng = np.random.default_rng(np.random.SeedSequence((*job.actor_entropy, 1)))
+    return mixed([bodies[i] for i in job.bodies], rng)
+
+
+def make_take(body, clips, dataset, rng, frames, test=False, unseen=False):
+    """Motion and camera of one sequence. test: a mount, unseen: actions, that never train.
+
+    joints (T, 15, 3) in metres, camera frame.
+    """
     fps = int(rng.choice([25, 30]))
-    roots, rotations, actions = make_motion(clips, body.bone_names, rng, frames, fps)
-    starts, turns = body.pose(on_the_floor(body, roots, rotations, fps), rotations)
+    motion = make_motion(clips, body, rng, frames, fps, unseen)
+    roots = on_the_floor(body, motion, fps)
+    starts, turns = body.pose(roots, motion.rotations)
     head = body.bone("head")
-    fixed, offset = mount(dataset, rng, np.arange(frames) / fps)
+    fixed, offset = mount(dataset, rng, np.arange(frames) / fps, test)
     camera_turns = turns[:, head] @ fixed
     camera_places = starts[:, head] + np.einsum("tij,tj->ti", turns[:, head], offset)
     joints = np.einsum("tij,tni->tnj", camera_turns, starts[:, body.joint_bones] - camera_places[:, None])
-    return Take(starts, turns, camera_turns, camera_places, joints, actions)
+    return Take(
+        starts,
+        turns,
+        camera_turns,
+        camera_places,
+        joints,
+        motion.actions,
+        motion.held,
+        motion.seat * body.leg_length,
+        motion.desk * body.leg_length,
+    )
 
 
 def draw_frame(viewer, room, body, colours, take, i):
@@ -115,8 +166,8 @@ def _render(job, sources, out, progress=None):
     """Draw and write one sequence -> number of images on disk."""
     rng = np.random.default_rng(np.random.SeedSequence(job.entropy))
     bodies, clips = _sources(str(sources))
-    viewer, body = _viewer(str(sources), job.scale), bodies[job.body]
-    take = make_take(body, clips, job.dataset, rng, job.frames)
+    viewer, body = _viewer(str(sources), job.scale), wearer(bodies, job)
+    take = make_take(body, clips, job.dataset, rng, job.frames, job.test, job.unseen)
     person, wardrobe = (
         np.random.default_rng(np.random.SeedSequence(entropy)) for entropy in (job.actor_entropy, (*job.entropy, 1))
     )
@@ -195,26 +246,57 @@ def _write_sceneego(folder, job, rng, names, joints, pixels, no_pose, first):
     (folder / "syn.json").write_text(json.dumps({"ego": ego, "ext": ext}) + "\n")
 
 
+def _names(rng, count):
+    """Names of `count` actors, none the start of another with digits after it: those count the takes."""
+    out, number = [], 0
+    while len(out) < count:
+        letters = "" if number == 0 else f"-{_letters(number)}"
+        out += [f"{name}{letters}" for name in rng.permutation(NAMES)]
+        number += 1
+    return out[:count]
+
+
+def _letters(number):
+    """1 -> b, 2 -> c, ..., 25 -> z, 26 -> ba, ..."""
+    text = ""
+    while number:
+        number, digit = divmod(number, 26)
+        text = chr(ord("a") + digit) + text
+    return text
+
+
 def _plan(counts, bodies, seed, frames, scale, noise):
-    """Jobs of every split: each actor has a name and a body that nobody else has, and new clothes in each sequence."""
-    actors = sum(number for number, _ in counts.values())
-    if actors > min(len(NAMES), bodies):
-        raise ValueError(f"{actors} actors in all; expected at most {min(len(NAMES), bodies)}, one a body")
-    rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
-    order, names = rng.permutation(bodies), rng.permutation(NAMES)
-    jobs, actor = {}, 0
+    """Jobs of every split: each actor has a name and a body that nobody else has, and new clothes in each sequence.
+
+    A test actor has one of the `bodies`, of which no training actor has any part. Training actors have the others, and
+    mixtures of them when all are taken. Of a test actor's sequences the second, fourth, ... show unseen actions.
+    """
     for split, (number, sequences) in counts.items():
         if number < 1 or sequences < 1:
             raise ValueError(f"{split}=({number}, {sequences}); expected at least 1 actor and 1 sequence")
-        dataset = split.split("_")[0]
+    tests = sum(number for split, (number, _) in counts.items() if split.endswith("_test"))
+    if tests > bodies - 2:
+        raise ValueError(f"{tests} test actors in all; expected at most {bodies - 2}, so that two bodies can train")
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
+    order = rng.permutation(bodies).tolist()
+    names = _names(rng, sum(number for number, _ in counts.values()))
+    own, pool = order[:tests], order[tests:]
+    free = list(pool)
+    jobs, actor = {}, 0
+    for split, (number, sequences) in counts.items():
+        dataset, part = split.split("_")
         jobs[split] = []
         for _ in range(number):
+            if part == "test":
+                body = (own.pop(),)
+            else:
+                body = (free.pop(),) if free else tuple(pool)
             for k in range(1, sequences + 1):
                 name = f"{names[actor]}/seq{k}" if dataset == "egopw" else f"{names[actor]}{k}"
                 jobs[split].append(
                     Job(
-                        dataset, f"{dataset}/{name}", name, int(order[actor]), (seed, 1, actor, k), (seed, 2, actor),
-                        frames, scale, noise,
+                        dataset, f"{dataset}/{name}", name, body, (seed, 1, actor, k), (seed, 2, actor), frames, scale,
+                        noise, test=part == "test", unseen=part == "test" and k % 2 == 0,
                     )
                 )  # fmt: skip
             actor += 1
@@ -252,7 +334,8 @@ def render_datasets(
 
     sources: folder with bodies.npz, clips.npz, fisheye.calibration.json. out: folder that gets egopw/ and sceneego/;
     what this function wrote there before is replaced. scale: image size relative to the calibration's 1280x1024.
-    egopw_train and the like: (actors, sequences an actor); no two actors share a body, clothes or a name.
+    egopw_train and the like: (actors, sequences an actor), as many as wanted; no two actors share a body, clothes or a
+    name. Test actors have bodies and mounts that train nowhere, and actions so in every second sequence (_plan).
     label_noise_mm: RMS distance of EgoPW's pseudo labels from the truth, per joint; SceneEgo's labels are exact.
     workers: processes; the bytes written do not depend on it. progress: called with the number of frames newly done.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agego_data import body as bodies
-from agego_data import scene, synthetic
+from agego_data import motion, scene, synthetic
 from agego_lib.camera import FisheyeCamera
 from agego_lib.skeleton import LEFT_RIGHT_PAIRS
 
@@ -36,7 +36,7 @@ def people(sources):
 
 @pytest.fixture(scope="module")
 def clips(sources):
-    return bodies.load_clips(sources)
+    return motion.load_clips(sources)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,14 @@ def standing(body, frames=1):
     """The neutral pose, feet near the floor: bone starts (bones, 3) and turns (bones, 3, 3)."""
     rest = np.zeros((frames, len(body.bone_names), 4))
     rest[..., 0] = 1
-    roots = bodies.on_the_floor(body, np.tile([0.0, 0.0, 1.0], (frames, 1)), rest, 30)
-    starts, turns = body.pose(roots, rest)
+    starts, turns = body.pose(np.zeros((frames, 3)), rest)
+    starts[..., 2] -= body.skin(starts[0], turns[0])[:, 2].min()
     return starts[0], turns[0]
 
 
 def head_camera(body, starts, turns, dataset="egopw"):
     """The nominal mount, written out from its description -> camera-to-world turn (3, 3), place (3,)."""
-    (x, y, z), tilt = synthetic.MOUNTS[dataset]
+    x, y, z, tilt, _, _ = synthetic.MOUNTS[dataset][1]
     head = body.bone("head")
     place = starts[head] + turns[head] @ (x, y, z)
     ahead, up, right = np.array([0.0, -1, 0]), np.array([0.0, 0, 1]), np.array([-1.0, 0, 0])
@@ -189,19 +189,35 @@ def test_right_is_on_the_right(people, camera):
             assert camera.in_image(pixels).all()
 
 
-def test_mount_follows_its_description(people):
-    """Over many draws the camera's axes scatter about the nominal mount."""
-    body = people[0]
-    starts, turns = standing(body)
-    for dataset in synthetic.MOUNTS:
-        nominal, place = head_camera(body, starts, turns, dataset)
-        seconds = np.arange(30) / 30
-        draws = [synthetic.mount(dataset, np.random.default_rng(i), seconds) for i in range(60)]
-        np.testing.assert_allclose(np.mean([t.mean(0) for t, _ in draws], axis=0), nominal, atol=0.03)
-        offsets = np.mean([p.mean(0) for _, p in draws], axis=0)
-        np.testing.assert_allclose(offsets, place - starts[body.bone("head")], atol=0.01)
-        steps = [np.abs(np.diff(t, axis=0)).max() for t, _ in draws]
-        assert 0 < max(steps) < 0.03
+def axes_of(dataset, tilt, roll, yaw):
+    """Camera axes in the head's: straight down, then turned by the rotation vector that the mount's angles are."""
+    return synthetic.LOOK_DOWN @ cv2.Rodrigues(np.radians([tilt, roll, yaw]))[0]
+
+
+def test_mounts_fill_their_ranges(people):
+    """Over many draws: places and tilts as MOUNTS says, slow slips, and no training mount among those of tests."""
+    seconds = np.arange(30) / 30
+    for dataset, (low, mode, high) in synthetic.MOUNTS.items():
+        np.testing.assert_allclose(
+            axes_of(dataset, *mode[3:])[:, 2],
+            [0, -np.sin(np.radians(mode[3])), -np.cos(np.radians(mode[3]))],
+            atol=1e-9,
+        )
+        for test in (False, True):
+            draws = [synthetic.mount(dataset, np.random.default_rng(i), seconds, test) for i in range(200)]
+            places = np.array([p.mean(0) for _, p in draws])
+            tilts = np.degrees([np.arctan2(-t[:, 1, 2], -t[:, 2, 2]).mean() for t, _ in draws])
+            assert (places > low[:3] - 0.01).all() and (places < high[:3] + 0.01).all()
+            assert tilts.min() > low[3] - 3 and tilts.max() < high[3] + 3
+            assert 0 < max(np.abs(np.diff(t, axis=0)).max() for t, _ in draws) < 0.03
+            fits = np.column_stack([places[:, 1:], tilts])
+            (least, most), slack = synthetic.TEST_MOUNTS, np.array([0.008, 0.008, 2.5])
+            if test:
+                assert (fits > least - slack).all() and (fits < most + slack).all()
+            else:
+                assert np.ptp(tilts) > 0.6 * (high[3] - low[3])
+                assert (np.ptp(places, axis=0) > 0.6 * (high - low)[:3]).all()
+                assert not ((fits > least + slack) & (fits < most - slack)).all(1).any()
 
 
 def test_mirrored_motion_mirrors_the_joints(people, clips):
@@ -210,28 +226,8 @@ def test_mirrored_motion_mirrors_the_joints(people, clips):
     names = list(body.bone_names)
     other = [names.index(n[:-1] + ("L" if n.endswith(".R") else "R")) if "." in n else i for i, n in enumerate(names)]
     starts, _ = body.pose(clip.roots, clip.rotations)
-    flipped, _ = body.pose(*bodies.mirror(clip.roots, clip.rotations, body.bone_names))
+    flipped, _ = body.pose(*motion.mirror(clip.roots, clip.rotations, body.bone_names))
     assert np.abs(flipped[:, other] * (-1, 1, 1) - starts).max() < 0.02
-
-
-def test_motion_is_smooth_and_never_repeats(people, clips):
-    body = people[1]
-    rng = np.random.default_rng(3)
-    roots, rotations, labels = bodies.make_motion(clips, body.bone_names, rng, 400, 30)
-    assert roots.shape == (400, 3) and rotations.shape == (400, 21, 4) and labels.shape == (400,)
-    assert len(set(labels)) >= 3
-    starts, turns = body.pose(bodies.on_the_floor(body, roots, rotations, 30), rotations)
-    fastest = max(
-        np.linalg.norm(np.diff(body.pose(clip.roots * body.leg_length, clip.rotations)[0], axis=0), axis=-1).max()
-        for clip in clips
-    )
-    step = np.linalg.norm(np.diff(starts, axis=0), axis=-1).max(1)
-    assert step.max() < 1.3 * 1.25 * fastest, f"a joint jumps by {step.max():.2f} m at frame {step.argmax()}"
-    lowest = np.array([body.skin(s, t)[:, 2].min() for s, t in zip(starts[::5], turns[::5], strict=True)])
-    assert lowest.min() > -0.05 and np.median(np.abs(lowest)) < 0.06
-    flat = rotations[:, 1:].reshape(400, -1)
-    distance = np.linalg.norm(flat[:, None, ::3] - flat[None, :, ::3], axis=-1) + 9 * np.eye(400)
-    assert distance.min() > 0
 
 
 def nearest_surface(body_vertices, faces, origin, direction):
@@ -368,10 +364,57 @@ def test_a_set_that_is_not_whole_cannot_be_prepared(sources, tmp_path, monkeypat
 
 
 def test_settings_out_of_range_are_refused(sources, tmp_path):
-    for wrong in ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_train": (30, 1)}):
+    for wrong in ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_test": (23, 1)}):
         with pytest.raises(ValueError, match="expected"):
             synthetic.render_datasets(sources, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_keeps_test_people_and_actions_out_of_training(people):
+    """Any number of actors: names and bodies of their own, and nothing of a test body in a training one."""
+    counts = {"egopw_train": (40, 2), "egopw_test": (3, 2), "sceneego_train": (20, 3), "sceneego_test": (2, 4)}
+    plan = synthetic._plan(counts, len(people), 3, 10, 0.5, 10.0)
+    jobs = [(split, job) for split, jobs in plan.items() for job in jobs]
+    tested = {i for split, job in jobs if split.endswith("test") for i in job.bodies}
+    trained = {i for split, job in jobs if split.endswith("train") for i in job.bodies}
+    assert len(tested) == 5 and len(trained) == len(people) - 5 and not tested & trained
+    assert all(len(job.bodies) == 1 for split, job in jobs if split.endswith("test"))
+    # A take's number follows the name in SceneEgo, so no name may end in digits.
+    actors = {split: {job.name.split("/")[0].rstrip("0123456789") for job in jobs} for split, jobs in plan.items()}
+    assert [len(names) for names in actors.values()] == [40, 3, 20, 2]
+    assert len(set().union(*actors.values())) == 65
+    assert len({job.name for _, job in jobs}) == len(jobs)
+    for split, job in jobs:
+        take = int(job.name[-1])
+        assert job.test == split.endswith("test") and job.unseen == (job.test and take % 2 == 0)
+    heights = {
+        job.actor_entropy: np.ptp(synthetic.wearer(people, job).vertices[:, 2])
+        for split, job in jobs
+        if split == "egopw_train"
+    }
+    assert len(set(heights.values())) == 40
+    again = synthetic.wearer(people, plan["egopw_train"][-1]).vertices
+    np.testing.assert_array_equal(again, synthetic.wearer(people, plan["egopw_train"][-2]).vertices)
+
+
+def test_a_mixture_lies_between_its_bodies(people):
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        body = bodies.mixed(people, rng)
+        np.testing.assert_allclose(
+            body.neutral @ body.neutral.swapaxes(1, 2), np.tile(np.eye(3), (21, 1, 1)), atol=1e-9
+        )
+        np.testing.assert_allclose(np.linalg.det(body.neutral), 1)
+        tall = np.ptp(body.vertices[:, 2])
+        heights = [np.ptp(person.vertices[:, 2]) for person in people]
+        assert 0.94 * min(heights) < tall < 1.06 * max(heights)
+        starts, _ = standing(body)
+        assert starts[body.joint_bones][0, 2] > starts[body.joint_bones][8, 2] > starts[body.joint_bones][9, 2]
+    same = bodies.mixed([people[3]], np.random.default_rng(0))
+    size = np.ptp(same.vertices[:, 2]) / np.ptp(people[3].vertices[:, 2])
+    np.testing.assert_allclose(same.vertices, size * people[3].vertices, atol=1e-9)
+    np.testing.assert_allclose(same.starts, size * people[3].starts, atol=1e-9)
+    np.testing.assert_allclose(same.neutral, people[3].neutral, atol=1e-5)
 
 
 def test_published_layouts(rendered):
@@ -439,7 +482,7 @@ def test_a_few_frames_are_lost_or_have_no_pose(sources, tmp_path):
 
 def test_label_noise_has_the_size_asked_for(sources, people, clips, camera, tmp_path):
     """EgoPW's labels against the take that the same generator makes: RMS distance per joint, and smooth."""
-    job = synthetic.Job("egopw", "egopw/x/seq1", "x/seq1", 4, (9, 1, 0, 1), (9, 2, 0), 200, 0.1, 25.0)
+    job = synthetic.Job("egopw", "egopw/x/seq1", "x/seq1", (4,), (9, 1, 0, 1), (9, 2, 0), 200, 0.1, 25.0)
     synthetic._render(job, sources, tmp_path)
     rng = np.random.default_rng(np.random.SeedSequence(job.entropy))
     truth = synthetic.make_take(people[4], clips, "egopw", rng, 200).joints
