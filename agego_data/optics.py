@@ -13,16 +13,17 @@ import numpy as np
 class Optics:
     """One sequence's lens, sensor and codec.
 
-    aim: mean brightness that the exposure goes for, 0 to 255; contrast: exponent, white: gains BGR; mask: the lens's
-    light, grey: what is added where the lens gives none and, as haze, where it does, (H, W, 3) uint8; glare: light
-    thrown by a lamp, and the azimuth that it comes from; blur: sigma px; sharpen: strength of the halo; shutter:
-    share of the time between two frames; fringe: how much larger red is drawn than blue; noise: brighter and darker
-    parts, a little larger than the full picture; quality: of the JPEG.
+    aim: mean brightness that the exposure goes for, 0 to 255; contrast: exponent; colours: matrix (3, 3) of white
+    balance and saturation, BGR; mask: the lens's light, grey: what is added where the lens gives none and, as haze,
+    where it does, (H, W, 3) uint8; glare: light thrown by a lamp and the azimuth that it comes from, or None; blur:
+    sigma px; sharpen: strength of the halo; shutter: share of the time between two frames; fringe: how much larger red
+    is drawn than the rest; noise: its brighter and darker part, 64 px larger than the full picture; quality: of the
+    JPEG; border: grey beside the narrower picture.
     """
 
     aim: float
     contrast: float
-    white: np.ndarray
+    colours: np.ndarray
     mask: np.ndarray
     grey: np.ndarray
     glare: tuple
@@ -62,14 +63,15 @@ class Optics:
             noise = cv2.GaussianBlur(noise, (0, 0), coarse) * (3.5 * coarse)
         noise += rng.uniform(0, 1) * noise[..., :1]
         noise = noise * np.float32(spread) + np.float32(0.5)
+        full = rng.uniform(0.45, 1.1)
         return cls(
             aim=rng.uniform(55, 150),
-            contrast=rng.uniform(0.75, 1.35),
-            white=rng.normal(1, 0.06, 3).clip(0.8, 1.2),
+            contrast=rng.uniform(0.75, 1.3),
+            colours=(full * np.eye(3) + (1 - full) / 3) * rng.normal(1, 0.05, 3).clip(0.85, 1.15)[:, None],
             mask=np.repeat(np.round(255 * light).astype(np.uint8)[..., None], 3, axis=2),
             grey=grey.clip(0, 255).round().astype(np.uint8),
             glare=glare,
-            blur=rng.choice([0.45, 0.7, 1.0, 1.6]) * rng.uniform(0.8, 1.2) * max(1.0, scale / 0.375),
+            blur=rng.choice([0.4, 0.6, 0.8, 1.2]) * rng.uniform(0.8, 1.2) * max(1.0, scale / 0.375),
             sharpen=rng.choice([0.0, 0.0, 0.6, 1.2]) * rng.uniform(0.6, 1.2),
             shutter=rng.choice([0.0, 0.15, 0.5]),
             fringe=rng.choice([0.0, 0.0, 0.0, 0.004]) * rng.uniform(-1, 1),
@@ -79,14 +81,14 @@ class Optics:
         )
 
     def curve(self, image):
-        """Exposure, white balance and contrast fit for a first picture, as a table of 256 values BGR (1, 256, 3)."""
+        """Exposure and contrast fit for a first picture, as a table of 256 values."""
         mean = cv2.mean(image, (self.mask[..., 0] > 128).astype(np.uint8))
         gain = np.clip(self.aim / max(np.mean(mean[:3]), 1.0), 0.45, 2.2)
-        values = np.arange(256)[:, None] / 255 * gain * self.white
+        values = np.arange(256) / 255 * gain
         # Bends about a middle grey, and rolls off before white.
         values = 0.4 * (values / 0.4) ** self.contrast
         values = np.where(values > 0.8, 0.8 + 0.25 * np.tanh((values - 0.8) / 0.25), values)
-        return (255 * values).clip(0, 255).round().astype(np.uint8)[None]
+        return (255 * values).clip(0, 255).round().astype(np.uint8)
 
     def smeared(self, image, kept, move):
         """Motion blur by `move` px (2,) between two frames of all but the pixels `kept` (H, W) bool, the wearer's."""
@@ -106,8 +108,7 @@ class Optics:
     def finish(self, image, curve, turn, viewer, rng):
         """From what is drawn to what the camera gives -> BGR image of the full size. turn: camera to world (3, 3)."""
         if self.blur > 0:
-            soft = cv2.GaussianBlur(image, (5, 5), self.blur)
-            image = soft
+            image = cv2.GaussianBlur(image, (5, 5), self.blur)
         if self.sharpen > 0:
             image = cv2.addWeighted(image, 1 + self.sharpen, cv2.GaussianBlur(image, (5, 5), 1.2), -self.sharpen, 0)
         if self.fringe:
@@ -120,7 +121,7 @@ class Optics:
             spot, angle = self.glare
             strength = 0.5 + 0.5 * np.cos(np.arctan2(turn[1, 1], turn[0, 1]) - angle)
             image = cv2.addWeighted(image, 1.0, spot, strength, 0)
-        image = cv2.LUT(image, curve)
+        image = cv2.LUT(cv2.transform(image, self.colours), curve)
         image = cv2.add(cv2.multiply(image, self.mask, scale=1 / 255), self.grey)
         right = viewer.full.size[0] - viewer.left - image.shape[1]
         border = [self.border] * 3

@@ -219,7 +219,7 @@ def furniture(rng, made):
     if kind == "chair":
         return seat(rng, made, rng.uniform(0.4, 0.5)), (0.3, 0.35)
     if kind == "table":
-        mesh = desk(rng, made, rng.uniform(0.4, 0.8), 0.0, 0.35)
+        mesh = desk(rng, made, rng.uniform(0.4, 0.8), 0.0, 0.22)
         middle = (mesh.vertices.min(0) + mesh.vertices.max(0)) / 2 * (1, 1, 0)
         return mesh.moved(np.eye(3), -middle), np.ptp(mesh.vertices, axis=0)[:2] / 2
     if kind in ("cupboard", "sofa"):

@@ -37,14 +37,14 @@ class Lights:
     @classmethod
     def random(cls, rng):
         """One to three lamps, or the sun, and more or less light from all around."""
-        count, tint = int(rng.integers(1, 4)), rng.choice([0.02, 0.06, 0.15])
+        count, tint = int(rng.integers(1, 4)), rng.choice([0.02, 0.05, 0.12], p=[0.5, 0.35, 0.15])
         azimuth, height = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.45, 1.5, count)
         flat = np.cos(height)
         directions = np.stack([np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(height)], axis=1)
         lamps = rng.uniform(0.15, 0.75)
         shares = rng.dirichlet(np.full(count, 2.0)) * lamps / directions[:, 2]
         colours = shares[:, None] * rng.normal(1, tint, (count, 3)).clip(0.6, 1.4)
-        below = rng.uniform(0.25, 0.75) * (1 - lamps) * rng.normal(1, tint, 3).clip(0.6, 1.4)
+        below = rng.uniform(0.4, 0.95) * (1 - lamps) * rng.normal(1, tint, 3).clip(0.6, 1.4)
         return cls(directions, colours, (1 - lamps) * rng.normal(1, tint / 2, 3).clip(0.6, 1.4), below)
 
     def on(self, normals):
@@ -86,7 +86,7 @@ class Room:
             path[:, :2].max(0) + near + rng.uniform(0, 2.5, 2),
         )
         wall = rng.choice(surfaces.WALLS, p=[0.22, 0.2, 0.14, 0.1, 0.1, 0.08, 0.06, 0.1])
-        kinds, weights = surfaces.FLOORS, np.array([5, 4, 3, 2.5, 1.5, 2.5, 1.5, 0.5, 0.5])
+        kinds, weights = surfaces.FLOORS, np.array([5, 4, 3, 2.5, 1.2, 2.5, 1.2, 0.1, 0.4])
         if wall == "outdoors":
             weights = np.array([0.5, 2, 0.2, 1, 0, 0, 0, 5, 4])
             low, high = low - 2, high + 2
@@ -301,7 +301,7 @@ class Viewer:
         if not len(covered):
             return
         chosen = flat[covered]
-        used = np.unique(chosen)
+        used = np.flatnonzero(np.bincount(chosen, minlength=len(faces)))
         number = np.zeros(len(faces), np.int32)
         number[used] = np.arange(len(used), dtype=np.int32)
         chosen = number[chosen]
@@ -383,24 +383,24 @@ class Viewer:
 
 
 def floor_shadow(starts, parents, lights):
-    """Soft shadows of a stick figure (bones, 3) on the floor -> map (192, 192) uint8, its corner (2,) m, px a metre.
+    """Soft shadows of a stick figure (bones, 3) on the floor -> map (96, 96) uint8, its corner (2,) m, px a metre.
 
     The fewer the lamps and the less light comes from all around, the darker they are; low bones have sharper ones.
     """
-    scale, size = 48.0, 192
+    scale, size = 24.0, 96
     corner = starts[0, :2] - size / (2 * scale)
     total = (lights.above + lights.directions[:, 2] @ lights.colours).mean()
     lamps = [(d[:2] / d[2], (d[2] * c).mean() / total) for d, c in zip(lights.directions, lights.colours, strict=True)]
     # What all sides send is kept from the floor right below.
     lamps.append((np.zeros(2), 0.5 * lights.above.mean() / total))
     whole = np.full((size, size), 255, np.uint8)
-    for (slope, share), soft in zip(lamps, (*[2.5] * (len(lamps) - 1), 9.0), strict=True):
+    for (slope, share), soft in zip(lamps, (*[1.5] * (len(lamps) - 1), 4.5), strict=True):
         points = np.round((starts[:, :2] - starts[:, 2:] * slope - corner) * scale * 8).astype(int).clip(-9999, 9999)
         shadow = np.full((size, size), 255, np.uint8)
         for bone, parent in enumerate(parents):
             if parent >= 0:
                 ends = points[parent].tolist(), points[bone].tolist()
-                cv2.line(shadow, *ends, int(255 * (1 - share)), 9, cv2.LINE_8, 3)
+                cv2.line(shadow, *ends, int(255 * (1 - share)), 5, cv2.LINE_8, 3)
         shadow = cv2.GaussianBlur(shadow, (0, 0), soft)
         whole = cv2.multiply(whole, shadow, scale=1 / 255)
     return whole, corner, scale

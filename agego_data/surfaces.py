@@ -19,7 +19,7 @@ WALL_METRES = (12.0, 3.0)  # what the walls' map covers, along and up
 def tone(rng, low, high, colourful=0.25):
     """A random BGR colour of brightness in [low, high); the larger `colourful`, the further from grey."""
     hue = rng.choice([0.07, 0.6, 0.35, 0.0, 0.13]) + rng.normal(0, 0.06) if rng.random() < 0.7 else rng.random()
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(0.9, rng.exponential(colourful)), 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(0.35 + colourful / 2, rng.exponential(0.8 * colourful)), 1.0)
     colour = np.array([blue, green, red])
     return colour / colour.mean() ** 0.7 * rng.uniform(low, high)
 
@@ -91,17 +91,17 @@ class Atlas:
 def floor_tile(rng, kind, size):
     """A square of floor that repeats: float32 (size, size, 3)."""
     bright = rng.random() < 0.6
-    base = tone(rng, 140, 240, 0.06) if bright else tone(rng, 25, 150, 0.2)
+    base = tone(rng, 140, 240, 0.06) if bright else tone(rng, 25, 150, 0.12)
     image = plain(base, (size, size))
     rows, columns = np.mgrid[:size, :size]
     if kind == "smooth":
-        image *= 1 + 0.03 * cloudy(rng, (9, 9), (size, size))[..., None]
+        image *= 1 + 0.015 * cloudy(rng, (9, 9), (size, size))[..., None]
         image += grain(rng, (size, size), 2)
     elif kind == "concrete":
-        image *= 1 + rng.uniform(0.02, 0.09) * cloudy(rng, (14, 14), (size, size))[..., None]
+        image *= 1 + rng.uniform(0.01, 0.05) * cloudy(rng, (14, 14), (size, size))[..., None]
         image += grain(rng, (size, size), rng.uniform(2, 9))
     elif kind == "planks":
-        image[:] = np.array([70, 110, 160]) * rng.uniform(0.35, 1.4) + rng.uniform(-10, 25)
+        image[:] = np.array([85, 115, 150]) * rng.uniform(0.35, 1.4) + rng.uniform(-10, 25)
         count = int(rng.choice([8, 16, 32]))
         plank = rows * count // size
         image *= rng.uniform(1 - rng.uniform(0.05, 0.25), 1.1, count).astype(np.float32)[plank][..., None]
@@ -134,8 +134,8 @@ def floor_tile(rng, kind, size):
             centre = rng.integers(0, size, 2).tolist()
             cv2.circle(image, centre, int(rng.integers(3, size // 14)), tone(rng, 20, 220, 0.5).tolist(), -1)
     else:
-        image[:] = np.array([50, 110, 85]) * rng.uniform(0.5, 1.4) * rng.uniform(0.8, 1.2, 3)
-        image *= 1 + 0.15 * cloudy(rng, (24, 24), (size, size))[..., None]
+        image[:] = np.array([55, 105, 85]) * rng.uniform(0.5, 1.4) * rng.uniform(0.8, 1.2, 3)
+        image *= 1 + rng.uniform(0.02, 0.12) * cloudy(rng, (24, 24), (size, size))[..., None]
         image *= 1 + grain(rng, (size, size), rng.uniform(0.1, 0.3))
     return image
 
@@ -170,7 +170,7 @@ def floor_map(rng, kind, metres):
         steps = np.cumsum(np.cumsum(rng.normal(0, 0.025, (40, 2)), axis=0) * 0.2 + rng.normal(0, 0.03, 2), axis=0)
         path = (spot() + steps * scale).astype(np.int32)
         cv2.polylines(image, [path], False, tone(rng, 10, 60, 0.1).tolist(), max(1, round(0.02 * scale)), cv2.LINE_AA)
-    light = 1 + rng.uniform(0, 0.12) * cloudy(rng, (4, 4), (64, 64))
+    light = 1 + rng.uniform(0, 0.08) * cloudy(rng, (4, 4), (64, 64))
     rows, columns = np.mgrid[:64, :64]
     for _ in range(int(rng.integers(0, 5))):
         (x, y), wide = rng.uniform(0, 64, 2), rng.uniform(1.5, 9)
@@ -193,11 +193,16 @@ def wall_map(rng, kind):
             cv2.rectangle(image, (x, y), (x + w, y + h), (colour * rng.uniform(0.4, 0.9)).tolist(), 3)
 
     if kind == "cloth":
-        colour = tone(rng, 40, 170, rng.choice([0.05, 0.8]))
+        colour = tone(rng, 40, 170, rng.choice([0.05, 0.6]))
         image[:] = np.array([75, 105, 45]) * rng.uniform(0.5, 1.5) if rng.random() < 0.3 else colour
-        folds = cloudy(rng, (4, int(rng.integers(20, 120))), size) + cloudy(rng, (12, 40), size)
-        folds = cv2.GaussianBlur(np.abs(folds), (0, 0), 1.5)
-        image *= 1 + rng.uniform(0.05, 0.22) * (folds - 1)[..., None]
+        folds = cloudy(rng, (3, int(rng.integers(20, 90))), size) * (0.3 + cloudy(rng, (2, 9), size).clip(0, 1.5))
+        creases = np.zeros(size, np.float32)
+        for _ in range(int(rng.integers(10, 60))):
+            start, angle = rng.uniform(0, size[::-1]), rng.normal(np.pi / 2, 0.7)
+            path = start + rng.uniform(20, 120) * np.array([[0, 0], [np.cos(angle), np.sin(angle)]])
+            cv2.line(creases, *path.astype(int).tolist(), rng.uniform(-2, 2.5), int(rng.integers(2, 6)), cv2.LINE_AA)
+        folds += cv2.GaussianBlur(creases, (0, 0), 2.0)
+        image *= 1 + rng.uniform(0.05, 0.2) * folds[..., None]
         for _ in range(int(rng.choice([0, 30, 90]))):  # what holds it
             cv2.circle(image, rng.integers(0, (SIDE, WALL_ROWS)).tolist(), 3, (15, 18, 15), -1)
     elif kind == "pictures":
@@ -210,7 +215,7 @@ def wall_map(rng, kind):
             wide = int(rng.integers(2, 9))
             for top in range(step * int(rng.integers(0, 3)), WALL_ROWS, step):
                 high = int(rng.integers(step // 2, step - 4))
-                colour = tone(rng, 15, 220, 0.4).tolist()
+                colour = tone(rng, 15, 190, 0.25).tolist()
                 cv2.rectangle(image, (x, top + step - high), (x + wide, top + step), colour, -1)
             x += wide + int(rng.random() < 0.1) * 40
         image[::step] = image[1::step] = tone(rng, 30, 200, 0.3)
@@ -253,11 +258,14 @@ def page(rng, size=(192, 160)):
         y = 28
         while y < height - 10:
             left = 8 + column * wide
-            if rng.random() < 0.12:
+            if rng.random() < 0.12:  # a picture
                 tall = int(rng.integers(14, 60))
                 right = min(width - 8, left + wide * int(rng.integers(1, 3)) - 5)
                 block = image[y : min(y + tall, height - 8), left:right]
-                block[:] = tone(rng, 40, 170, 0.3) + 35 * cloudy(rng, (6, 6), block.shape[:2])[..., None]
+                block[:] = (
+                    tone(rng, 40, 170, 0.3)
+                    + 35 * cloudy(rng, tuple(1 + n // 5 for n in block.shape[:2]), block.shape[:2])[..., None]
+                )
                 y += tall + 3
             else:
                 image[y, left : left + int(wide * rng.uniform(0.5, 0.95))] = ink
@@ -288,7 +296,7 @@ def keyboard(rng, size=(64, 96)):
 
 def wood(rng, size=(96, 96)):
     """Wood, or what is printed like it."""
-    image = plain(np.array([85, 140, 195]) * rng.uniform(0.35, 1.25) + rng.uniform(-15, 30), size)
+    image = plain(np.array([95, 140, 180]) * rng.uniform(0.35, 1.25) + rng.uniform(-15, 30), size)
     return image * (1 + 0.07 * cloudy(rng, (40, 2), size)[..., None]) + grain(rng, size, 3)
 
 
@@ -454,12 +462,16 @@ def _print(rng, image):
 def dress(body, person, rng, atlas):
     """Paint skin and hair from the generator `person`, what is worn from `rng`, into the atlas -> Outfit."""
     skins = np.array([[165, 190, 228], [140, 170, 215], [120, 150, 200], [95, 130, 180], [60, 90, 140], [40, 58, 92]])
-    skin = skins[person.integers(len(skins))] * person.uniform(0.9, 1.12) * person.uniform(0.96, 1.04, 3)
+    skin = (
+        skins[person.choice(len(skins), p=[0.2, 0.22, 0.2, 0.16, 0.12, 0.1])]
+        * person.uniform(0.9, 1.12)
+        * person.uniform(0.96, 1.04, 3)
+    )
     hairs = np.array([[22, 22, 25], [30, 40, 55], [35, 55, 85], [80, 120, 160], [125, 125, 130], [40, 60, 130]])
     hair, hairy = hairs[person.integers(len(hairs))], person.choice([0.0, 0.1, 0.3, 0.6]) * person.uniform(0.7, 1.2)
     stubble = person.choice([0.0, 0.0, 0.15, 0.3, 0.6])
 
-    shirt = tone(rng, 8, 60, 0.1) if rng.random() < 0.45 else tone(rng, 40, 250, rng.choice([0.08, 0.6]))
+    shirt = tone(rng, 8, 60, 0.1) if rng.random() < 0.45 else tone(rng, 40, 250, rng.choice([0.08, 0.2, 0.6]))
     trousers = rng.choice([0, 1, 2], p=[0.35, 0.3, 0.35])
     trousers = (tone(rng, 8, 60, 0.1), shirt * rng.uniform(0.8, 1.25), tone(rng, 20, 210, 0.25))[trousers]
     second, shoes = tone(rng, 10, 245, 0.5), tone(rng, 8, 60, 0.1) if rng.random() < 0.5 else tone(rng, 60, 255, 0.3)
