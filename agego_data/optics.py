@@ -45,7 +45,7 @@ class Optics:
         edge = np.clip((rim - share) / soft, 0, 1)
         edge = edge * edge * (3 - 2 * edge)
         light = edge * (1 - rng.uniform(0.0, 0.5) * np.minimum(share, 1) ** rng.uniform(1.5, 4))
-        border, haze = int(rng.choice([0, 22, rng.uniform(0, 40)])), rng.choice([0.0, 4.0, rng.uniform(0, 30)])
+        border, haze = int(rng.choice([0, 22, rng.uniform(0, 40)])), rng.choice([0.0, 4.0, rng.uniform(0, 25)])
         tint = rng.normal(1, 0.03, 3)
         grey = ((1 - edge) * border)[..., None] * np.ones(3) + (edge * haze)[..., None] * tint
         glare = None
@@ -65,8 +65,8 @@ class Optics:
         noise = noise * np.float32(spread) + np.float32(0.5)
         full = rng.uniform(0.45, 1.1)
         return cls(
-            aim=rng.uniform(55, 150),
-            contrast=rng.uniform(0.75, 1.3),
+            aim=rng.uniform(55, 155),
+            contrast=rng.uniform(0.8, 1.4),
             colours=(full * np.eye(3) + (1 - full) / 3) * rng.normal(1, 0.05, 3).clip(0.85, 1.15)[:, None],
             mask=np.repeat(np.round(255 * light).astype(np.uint8)[..., None], 3, axis=2),
             grey=grey.clip(0, 255).round().astype(np.uint8),
@@ -87,7 +87,7 @@ class Optics:
         values = np.arange(256) / 255 * gain
         # Bends about a middle grey, and rolls off before white.
         values = 0.4 * (values / 0.4) ** self.contrast
-        values = np.where(values > 0.8, 0.8 + 0.25 * np.tanh((values - 0.8) / 0.25), values)
+        values = np.where(values > 0.7, 0.7 + 0.32 * np.tanh((values - 0.7) / 0.4), values)
         return (255 * values).clip(0, 255).round().astype(np.uint8)
 
     def smeared(self, image, kept, move):

@@ -92,11 +92,16 @@ class Room:
             low, high = low - 2, high + 2
         kind = rng.choice(kinds, p=weights / weights.sum())
         parts, marks = [], []
-        for _ in range(int(rng.integers(2, 15)) if wall != "outdoors" else int(rng.integers(0, 5))):
+        for _ in range(int(rng.integers(3, 24)) if wall != "outdoors" else int(rng.integers(0, 6))):
             centre = rng.uniform(low + 0.3, high - 0.3)
+            if rng.random() < 0.5:  # within the wearer's sight
+                centre = path[rng.integers(len(path)), :2] + rng.normal(0, 1.3, 2)
             mesh, half = props.furniture(rng, made)
+            # What is as high as the head stays further away.
             reach = np.hypot(*half)
-            if np.hypot(*(path[:, :2] - centre).T).min() < reach + 0.3:
+            gap = reach + (0.6 if mesh.vertices[:, 2].max() > 1.0 else 0.1)
+            outside = (centre < low + 0.1).any() or (centre > high - 0.1).any()
+            if outside or np.hypot(*(path[:, :2] - centre).T).min() < gap:
                 continue
             parts.append(mesh.moved(props.yaw(rng.uniform(0, 2 * np.pi)), (*centre, 0.0)))
             marks.append((centre, reach))
@@ -206,7 +211,9 @@ class Stage:
         return cls(room, outfit, atlas.image, gear, standing, held, grip)
 
     def parts(self, take, i):
-        """What is to be drawn of frame i -> vertices (V, 3), faces (F, 3), attributes (F, 3, 6), faces of the body."""
+        """What is to be drawn of frame i -> vertices (V, 3), faces (F, 3), attributes (F, 3, 6), number of
+        faces of the body, which come first, and of the body with what it holds and wears, which come next.
+        """
         outfit, lights, eye = self.outfit, self.room.lights, take.camera_places[i]
         starts, turns = take.starts[i], take.turns[i]
         body = outfit.body
@@ -232,6 +239,7 @@ class Stage:
             np.concatenate([part[1] + n for part, n in zip(meshes, counts[:-1], strict=True)]),
             np.concatenate([part[2] for part in meshes]),
             len(body.faces),
+            len(body.faces) + sum(len(mesh.faces) for mesh in loose),
         )
 
 

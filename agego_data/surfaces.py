@@ -90,7 +90,7 @@ class Atlas:
 
 def floor_tile(rng, kind, size):
     """A square of floor that repeats: float32 (size, size, 3)."""
-    bright = rng.random() < 0.6
+    bright = rng.random() < 0.68
     base = tone(rng, 140, 240, 0.06) if bright else tone(rng, 25, 150, 0.12)
     image = plain(base, (size, size))
     rows, columns = np.mgrid[:size, :size]
@@ -98,7 +98,7 @@ def floor_tile(rng, kind, size):
         image *= 1 + 0.015 * cloudy(rng, (9, 9), (size, size))[..., None]
         image += grain(rng, (size, size), 2)
     elif kind == "concrete":
-        image *= 1 + rng.uniform(0.01, 0.05) * cloudy(rng, (14, 14), (size, size))[..., None]
+        image *= 1 + rng.uniform(0.005, 0.025) * cloudy(rng, (14, 14), (size, size))[..., None]
         image += grain(rng, (size, size), rng.uniform(2, 9))
     elif kind == "planks":
         image[:] = np.array([85, 115, 150]) * rng.uniform(0.35, 1.4) + rng.uniform(-10, 25)
@@ -116,7 +116,7 @@ def floor_tile(rng, kind, size):
         shift = (rows // cell % 2) * (cell // 2) if kind == "paving" else 0
         index = (rows // cell * 7 + (columns + shift) // cell * 3) % 61
         image *= rng.uniform(1 - rng.uniform(0, 0.25), 1.05, 61).astype(np.float32)[index][..., None]
-        image *= 1 + 0.05 * cloudy(rng, (30, 30), (size, size))[..., None]
+        image *= 1 + 0.025 * cloudy(rng, (30, 30), (size, size))[..., None]
         wide = max(1, size // int(rng.integers(100, 400)))
         image[(rows % cell < wide) | ((columns + shift) % cell < wide)] = tone(rng, 30, 220, 0.05)
     elif kind == "carpet":
@@ -170,7 +170,7 @@ def floor_map(rng, kind, metres):
         steps = np.cumsum(np.cumsum(rng.normal(0, 0.025, (40, 2)), axis=0) * 0.2 + rng.normal(0, 0.03, 2), axis=0)
         path = (spot() + steps * scale).astype(np.int32)
         cv2.polylines(image, [path], False, tone(rng, 10, 60, 0.1).tolist(), max(1, round(0.02 * scale)), cv2.LINE_AA)
-    light = 1 + rng.uniform(0, 0.08) * cloudy(rng, (4, 4), (64, 64))
+    light = 1 + rng.uniform(0, 0.06) * cloudy(rng, (3, 3), (64, 64))
     rows, columns = np.mgrid[:64, :64]
     for _ in range(int(rng.integers(0, 5))):
         (x, y), wide = rng.uniform(0, 64, 2), rng.uniform(1.5, 9)
@@ -193,7 +193,7 @@ def wall_map(rng, kind):
             cv2.rectangle(image, (x, y), (x + w, y + h), (colour * rng.uniform(0.4, 0.9)).tolist(), 3)
 
     if kind == "cloth":
-        colour = tone(rng, 40, 170, rng.choice([0.05, 0.6]))
+        colour = tone(rng, 40, 170, rng.choice([0.05, 0.15, 0.5]))
         image[:] = np.array([75, 105, 45]) * rng.uniform(0.5, 1.5) if rng.random() < 0.3 else colour
         folds = cloudy(rng, (3, int(rng.integers(20, 90))), size) * (0.3 + cloudy(rng, (2, 9), size).clip(0, 1.5))
         creases = np.zeros(size, np.float32)
@@ -471,7 +471,7 @@ def dress(body, person, rng, atlas):
     hair, hairy = hairs[person.integers(len(hairs))], person.choice([0.0, 0.1, 0.3, 0.6]) * person.uniform(0.7, 1.2)
     stubble = person.choice([0.0, 0.0, 0.15, 0.3, 0.6])
 
-    shirt = tone(rng, 8, 60, 0.1) if rng.random() < 0.45 else tone(rng, 40, 250, rng.choice([0.08, 0.2, 0.6]))
+    shirt = tone(rng, 8, 60, 0.1) if rng.random() < 0.5 else tone(rng, 40, 250, rng.choice([0.08, 0.2, 0.6]))
     trousers = rng.choice([0, 1, 2], p=[0.35, 0.3, 0.35])
     trousers = (tone(rng, 8, 60, 0.1), shirt * rng.uniform(0.8, 1.25), tone(rng, 20, 210, 0.25))[trousers]
     second, shoes = tone(rng, 10, 245, 0.5), tone(rng, 8, 60, 0.1) if rng.random() < 0.5 else tone(rng, 60, 255, 0.3)

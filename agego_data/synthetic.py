@@ -105,9 +105,9 @@ def make_take(body, clips, dataset, rng, frames):
 
 
 def draw_frame(viewer, stage, take, i):
-    """Frame i of a take -> BGR image before lens and sensor, the body's pixels (H, W), hidden joints (15,), bool."""
+    """Frame i of a take -> BGR image before lens and sensor; pixels (H, W) of the wearer, hidden joints (15,): bool."""
     turn, place = take.camera_turns[i], take.camera_places[i]
-    vertices, faces, values, body_faces = stage.parts(take, i)
+    vertices, faces, values, body_faces, worn_faces = stage.parts(take, i)
     above = np.array([place[0], place[1], max(place[2], CLEARANCE)])
     body = stage.outfit.body
     image = viewer.background(stage.room, turn, above, floor_shadow(take.starts[i], body.parents, stage.room.lights))
@@ -115,7 +115,7 @@ def draw_frame(viewer, stage, take, i):
     viewer.paint(image, ids, vertices, faces, values, stage.atlas, turn, place)
     joints = take.starts[i, body.joint_bones]
     hidden = viewer.hidden(ids, vertices, faces, body_faces, joints, place, turn)
-    return image, (ids >= 0) & (ids < body_faces), hidden
+    return image, (ids >= 0) & (ids < worn_faces), hidden
 
 
 def _move(viewer, take, i):
