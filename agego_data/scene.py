@@ -144,14 +144,18 @@ def lit_mesh(mesh, lights, eye=None):
 
 
 def runs(values):
-    """Stretches of equal values (T,), the empty ones ("" or NaN) left out -> [(first, end, value)]."""
+    """Stretches of values (T,), the empty ones ("" or NaN) left out -> [(first, end, value)].
+
+    Words of a stretch are equal; of numbers, which may differ a little, it has the median.
+    """
     values = np.asarray(values)
-    filled = values != "" if values.dtype.kind == "U" else np.isfinite(values)
+    words = values.dtype.kind == "U"
+    same = values if words else np.isfinite(values)
     found, first = [], 0
     for i in range(1, len(values) + 1):
-        if i == len(values) or values[i] != values[first]:
-            if filled[first]:
-                found.append((first, i, values[first]))
+        if i == len(values) or same[i] != same[first]:
+            if same[first]:
+                found.append((first, i, str(values[first]) if words else float(np.median(values[first:i]))))
             first = i
     return found
 
@@ -174,7 +178,13 @@ class Stage:
 
     @classmethod
     def random(cls, rng, person, body, take):
-        """Looks for a take from the generator rng; the wearer's skin and hair from `person`."""
+        """Looks for a take from the generator rng; the wearer's skin and hair from `person`.
+
+        Raises ValueError where the take holds what is not known, or a laptop without a table.
+        """
+        floating = np.flatnonzero((take.held == "laptop") & np.isnan(take.desk_m))
+        if len(floating):
+            raise ValueError(f"frame {floating[0]}: held 'laptop', but desk_m is NaN; expected a table to lie on")
         atlas = surfaces.Atlas()
         outfit = surfaces.dress(body, person, rng, atlas)
         made = props.Materials(rng, atlas)
@@ -190,13 +200,13 @@ class Stage:
             standing.append((first, end, mesh, lit_mesh(mesh, room.lights)))
 
         for first, end, height in runs(take.seat_m):
-            fixed(first, end, props.seat(rng, made, float(height)))
+            fixed(first, end, props.seat(rng, made, height))
         for first, end, height in runs(take.desk_m):
             gap = rng.uniform(*props.DESK_GAP)
-            fixed(first, end, props.desk(rng, made, float(height), gap))
+            fixed(first, end, props.desk(rng, made, height, gap))
             computer = take.held[first:end] == "laptop"
             for begin, stop, _ in runs(np.where(computer, "laptop", "")):
-                place = (0.0, -gap - rng.uniform(0.02, 0.15), float(height) + 0.012)
+                place = (0.0, -gap - rng.uniform(0.02, 0.15), height + 0.012)
                 mesh = props.laptop(rng, made).moved(props.yaw(rng.normal(0, 0.1)), place)
                 fixed(first + begin, first + stop, mesh)
         held = []
@@ -205,8 +215,8 @@ class Stage:
                 continue
             (right, _), (left, _) = (grip.place(s, take.starts[first:end], take.turns[first:end]) for s in "RL")
             gap = float(np.median(np.linalg.norm(right - left, axis=-1)))
-            mesh = props.held_mesh(str(kind).split(".")[0], rng, made, gap)
-            held.append((first, end, str(kind), mesh, rng.uniform(-0.35, 0.5)))
+            mesh = props.held_mesh(kind.split(".")[0], rng, made, gap)
+            held.append((first, end, kind, mesh, rng.uniform(-0.35, 0.5)))
         gear = props.headgear(body, rng, made, outfit.patches)
         return cls(room, outfit, atlas.image, gear, standing, held, grip)
 

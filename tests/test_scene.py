@@ -189,6 +189,8 @@ def test_unknown_things_are_refused(materials, people):
         props.held_mesh("sword", np.random.default_rng(0), materials, 0.3)
     with pytest.raises(ValueError, match=r"held 'sword'.*expected"):
         stage_of(people[0], take_of(people[0], {}, held="sword"))
+    with pytest.raises(ValueError, match=r"frame 0: held 'laptop'.*table"):
+        stage_of(people[0], take_of(people[0], {}, held="laptop"))
 
 
 def test_paper_and_table_hide_joints(viewer, people):
@@ -218,7 +220,7 @@ def test_seat_and_table_stand_where_they_are_wanted(viewer, people):
     body = people[8]
     take = take_of(body, SITTING | ARMS, frames=3, held="laptop")
     seat = take.starts[0, 0, 2] - 0.1
-    take.seat_m[:2], take.desk_m[1:] = seat, 0.74
+    take.seat_m[:2], take.desk_m[1:], take.held[0] = seat, 0.74, ""
     stage = stage_of(body, take)
     room, chair, table, computer = stage.standing
     assert room[:2] == (0, 3) and chair[:2] == (0, 2) and table[:2] == (1, 3) and computer[:2] == (1, 3)
@@ -241,7 +243,7 @@ def test_seat_and_table_stand_where_they_are_wanted(viewer, people):
 
 def test_runs():
     assert scene.runs(["", "a", "a", "b", "", "b"]) == [(1, 3, "a"), (3, 4, "b"), (5, 6, "b")]
-    assert scene.runs([np.nan, 0.5, 0.5, np.nan, 0.7]) == [(1, 3, 0.5), (4, 5, 0.7)]
+    assert scene.runs([np.nan, 0.4, 0.5, 0.5, np.nan, 0.7]) == [(1, 4, 0.5), (5, 6, 0.7)]
     assert scene.runs([np.nan] * 3) == [] and scene.runs(np.array([], dtype="U3")) == []
 
 
