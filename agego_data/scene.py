@@ -1,7 +1,8 @@
 """What the head-mounted fisheye camera of the embedded data sees: a clothed body in a room, drawn face by face.
 
 Everything goes through FisheyeCamera: vertices are projected exactly, floor and walls are looked up along each pixel's
-ray. World axes as in body.py: z up, the floor at z = 0, metres. Camera axes: x right, y down, z forward.
+ray, and so are the textures of what is drawn. World axes as in body.py: z up, the floor at z = 0, metres. Camera axes:
+x right, y down, z forward. Textures come from surfaces.py, things from props.py.
 """
 
 from dataclasses import dataclass, replace
@@ -9,197 +10,254 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-FLOORS = ("checks", "planks", "carpet", "concrete", "grass")
-TEXTURE = 512  # px; floor and wall textures repeat
+from agego_data import props, surfaces
+from agego_data.surfaces import SIDE, WALL_METRES, WALL_ROWS
+
 FARTHEST = np.float32(40.0)  # metres of floor
-WALL_METRES = (np.float32(8.0), np.float32(3.0))  # along the wall and up
+WIDEST_FLOOR = 12.0  # metres a side that the floor's map covers at most; beyond it repeats
 
 # How far behind the surface that is seen a joint may lie and still count as seen, metres: joints lie inside the body,
 # hips and shoulders deeper than wrists. Order of the 15 joints.
 TOLERANCE = np.array([0.12, *[0.11, 0.08, 0.07] * 2, *[0.16, 0.11, 0.10, 0.08] * 2])
+# The same for what is not the body: it hides whatever lies behind it.
+THING_TOLERANCE = 0.02
 
 
-def _tone(rng, low, high, colourful=0.25):
-    """A random BGR colour with channels in [low, high), pulled towards grey: rooms and clothes are rarely gaudy."""
-    colour = rng.uniform(low, high, 3)
-    return colour * colourful + colour.mean() * (1 - colourful)
-
-
-def _cloudy(rng, cells, size=TEXTURE):
-    """A smooth random field (size, size) of zero mean that repeats at its edges, about unit range."""
-    noise = rng.normal(size=(cells, cells)).astype(np.float32)
-    wide = cv2.resize(np.tile(noise, (3, 3)), (3 * size, 3 * size), interpolation=cv2.INTER_CUBIC)
-    return wide[size : 2 * size, size : 2 * size]
-
-
-def floor_texture(rng):
-    """A floor that repeats: BGR (512, 512, 3) uint8 and the metres that it covers."""
-    kind = rng.choice(FLOORS)
-    base = _tone(rng, 70, 210)
-    image = np.tile(base.astype(np.float32), (TEXTURE, TEXTURE, 1))
-    rows, columns = np.mgrid[:TEXTURE, :TEXTURE]
-    if kind == "checks":
-        cells = int(rng.choice([4, 8]))
-        odd = (rows * cells // TEXTURE + columns * cells // TEXTURE) % 2 == 1
-        image[odd] = _tone(rng, 40, 230)
-    elif kind == "planks":
-        image[:] = np.array([70, 110, 160]) * rng.uniform(0.6, 1.3)
-        count = int(rng.choice([16, 32]))
-        plank = rows * count // TEXTURE
-        image *= rng.uniform(0.8, 1.15, count)[plank][..., None]
-        seam = (rows % (TEXTURE // count) == 0) | ((columns + plank * 197) % TEXTURE < 2)
-        image[seam] *= 0.6
-    elif kind == "carpet":
-        image += rng.normal(0, 14, (TEXTURE, TEXTURE, 1))
-        for _ in range(int(rng.integers(1, 4))):
-            inset = int(rng.integers(10, 200))
-            corner = (inset, inset), (TEXTURE - inset, TEXTURE - inset)
-            cv2.rectangle(image, *corner, _tone(rng, 30, 220).tolist(), int(rng.integers(6, 30)))
-    elif kind == "concrete":
-        image += 7 * _cloudy(rng, 12)[..., None] + rng.normal(0, 5, (TEXTURE, TEXTURE, 1))
-        for _ in range(int(rng.integers(2, 7))):  # tape marks and papers
-            x, y = rng.integers(20, TEXTURE - 60, 2)
-            w, h = rng.integers(4, 55, 2)
-            cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), rng.uniform(20, 235, 3).tolist(), -1)
-    else:
-        image[:] = np.array([50, 110, 80]) * rng.uniform(0.7, 1.2)
-        image *= 1 + 0.15 * _cloudy(rng, 24)[..., None] + rng.normal(0, 0.12, (TEXTURE, TEXTURE, 1))
-    image *= 1 + 0.06 * _cloudy(rng, 5)[..., None]
-    image = cv2.GaussianBlur(image, (0, 0), 0.8, borderType=cv2.BORDER_REFLECT)
-    return np.clip(image, 0, 255).astype(np.uint8), float(rng.uniform(2.0, 4.0))
-
-
-def wall_texture(rng):
-    """Walls, floor at the last row: BGR (512, 512, 3) uint8; it covers 8 m along the wall and 3 m up, and goes on."""
-    image = np.tile(_tone(rng, 60, 225).astype(np.float32), (TEXTURE, TEXTURE, 1))
-    image += 8 * _cloudy(rng, 6)[..., None]
-    for _ in range(int(rng.integers(3, 10))):  # doors, windows, shelves, curtains
-        x, y = int(rng.integers(0, TEXTURE - 80)), int(rng.integers(40, 420))
-        w, h = int(rng.integers(20, 120)), int(rng.integers(40, 260))
-        colour = _tone(rng, 20, 245)
-        cv2.rectangle(image, (x, y), (x + w, y + h), colour.tolist(), -1)
-        cv2.rectangle(image, (x, y), (x + w, y + h), (colour * 0.6).tolist(), 3)
-    image[-14:] *= 0.6  # skirting board
-    image *= np.linspace(1.08, 0.85, TEXTURE)[:, None, None]
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def _box(low, high, cell=0.3):
-    """The sides and top of a box as small triangles, wound outwards -> vertices (V, 3), faces (F, 3)."""
-    vertices, faces = [], []
-    low, high = np.asarray(low), np.asarray(high)
-    for axis, top in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 1)):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        counts = [max(1, int(np.ceil((high[k] - low[k]) / cell))) for k in (a, b)]
-        grid = np.zeros((counts[0] + 1, counts[1] + 1, 3))
-        grid[..., axis] = (low, high)[top][axis]
-        grid[..., a] = np.linspace(low[a], high[a], counts[0] + 1)[:, None]
-        grid[..., b] = np.linspace(low[b], high[b], counts[1] + 1)
-        index = np.arange(grid[..., 0].size).reshape(grid.shape[:2]) + sum(map(len, vertices))
-        quads = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], axis=-1).reshape(-1, 4)
-        quads = quads if top else quads[:, ::-1]
-        faces += [quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]
-        vertices.append(grid.reshape(-1, 3))
-    return np.concatenate(vertices), np.concatenate(faces)
-
-
-def shade(vertices, faces, colours, light, smooth=False):
-    """Lambert shading with a soft fill: colours (F, 3) -> shaded colours (F, 3).
-
-    light: unit vector towards the light. smooth: take each face's normal from its corners' surroundings.
+@dataclass(frozen=True)
+class Lights:
+    """Light of a sequence: directions (L, 3) towards the lamps, their colours (L, 3), light from above and from below
+    (3,) that comes from all sides; BGR, together about 1 on a floor.
     """
-    corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    if smooth:
-        around = [np.bincount(faces.ravel(), np.repeat(part, 3), len(vertices)) for part in normals.T]
-        normals = np.stack(around, axis=1)[faces].sum(1)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    return colours * (0.6 + 0.15 * normals[:, 2:] + 0.45 * np.maximum(normals @ light, 0)[:, None])
+
+    directions: np.ndarray
+    colours: np.ndarray
+    above: np.ndarray
+    below: np.ndarray
+
+    @classmethod
+    def random(cls, rng):
+        """One to three lamps, or the sun, and more or less light from all around."""
+        count, tint = int(rng.integers(1, 4)), rng.choice([0.02, 0.05, 0.12], p=[0.5, 0.35, 0.15])
+        azimuth, height = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.45, 1.5, count)
+        flat = np.cos(height)
+        directions = np.stack([np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(height)], axis=1)
+        lamps = rng.uniform(0.15, 0.75)
+        shares = rng.dirichlet(np.full(count, 2.0)) * lamps / directions[:, 2]
+        colours = shares[:, None] * rng.normal(1, tint, (count, 3)).clip(0.6, 1.4)
+        below = rng.uniform(0.4, 0.95) * (1 - lamps) * rng.normal(1, tint, 3).clip(0.6, 1.4)
+        return cls(directions, colours, (1 - lamps) * rng.normal(1, tint / 2, 3).clip(0.6, 1.4), below)
+
+    def on(self, normals):
+        """Light (N, 3) that surfaces with unit normals (N, 3) send back, about 1 where a floor lies."""
+        up = 0.5 + 0.5 * normals[:, 2:]
+        return up * self.above + (1 - up) * self.below + np.maximum(normals @ self.directions.T, 0) @ self.colours
+
+    def glint(self, normals, towards):
+        """Strength (N,) of the lamps' reflection; towards (N, 3): unit vectors to the camera."""
+        total = np.zeros(len(normals))
+        for direction, colour in zip(self.directions, self.colours, strict=True):
+            half = towards + direction
+            cosine = (normals * half).sum(1) / np.maximum(np.linalg.norm(half, axis=1), 1e-9)
+            total += colour.mean() * np.maximum(cosine, 0) ** 24
+        return total
 
 
 @dataclass(frozen=True)
 class Room:
     """A room or yard.
 
-    atlas: floor above wall texture, each with its first row and column once more at its end, BGRA; floor_metres: side
-    of the floor's texture; bounds: walls (x0, x1, y0, y1); vertices, faces, colours: furniture as shaded triangles;
-    light: unit vector towards the light.
+    atlas: floor above walls (surfaces.floor_map, wall_map), each with its first row and column once more at its end,
+    BGRA; floor_metres: side of the floor's map; bounds: walls (x0, x1, y0, y1); things: furniture as one mesh;
+    lights: what shines.
     """
 
     atlas: np.ndarray
     floor_metres: float
     bounds: tuple
-    vertices: np.ndarray
-    faces: np.ndarray
-    colours: np.ndarray
-    light: np.ndarray
+    things: props.Mesh
+    lights: Lights
 
     @classmethod
-    def random(cls, rng, path):
-        """A room around a path of joints (N, 3) in metres, with furniture that keeps clear of it."""
-        floor, metres = floor_texture(rng)
-        low, high = path[:, :2].min(0) - rng.uniform(1.5, 4, 2), path[:, :2].max(0) + rng.uniform(1.5, 4, 2)
-        azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2)
-        light = np.array([np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)])
-        parts, count = [], 0
-        for _ in range(int(rng.integers(4, 14))):
-            centre, half = rng.uniform(low + 0.5, high - 0.5), rng.uniform(0.15, 0.6, 2)
-            gap = np.maximum(np.abs(path[:, :2] - centre) - half, 0)
-            if np.hypot(*gap.T).min() < 0.35:
-                continue
-            top = rng.choice([0.45, 0.75, 1.2, 1.9]) * rng.uniform(0.8, 1.1)
-            vertices, faces = _box([*(centre - half), 0.0], [*(centre + half), top])
-            colours = shade(vertices, faces, np.tile(_tone(rng, 25, 220), (len(faces), 1)), light)
-            parts.append((vertices, faces + count, colours))
-            count += len(vertices)
-        empty = np.zeros((0, 3))
-        vertices, faces, colours = (
-            np.concatenate(part) for part in zip((empty, empty.astype(int), empty), *parts, strict=True)
+    def random(cls, rng, path, made):
+        """A room around a path of joints (N, 3) in metres, with furniture of `made` that keeps clear of it."""
+        near = rng.choice([0.9, 1.5, 2.5])
+        low, high = (
+            path[:, :2].min(0) - near - rng.uniform(0, 2.5, 2),
+            path[:, :2].max(0) + near + rng.uniform(0, 2.5, 2),
         )
+        wall = rng.choice(surfaces.WALLS, p=[0.22, 0.2, 0.14, 0.1, 0.1, 0.08, 0.06, 0.1])
+        kinds, weights = surfaces.FLOORS, np.array([5, 4, 3, 2.5, 1.2, 2.5, 1.2, 0.1, 0.4])
+        if wall == "outdoors":
+            weights = np.array([0.5, 2, 0.2, 1, 0, 0, 0, 5, 4])
+            low, high = low - 2, high + 2
+        kind = rng.choice(kinds, p=weights / weights.sum())
+        parts, marks = [], []
+        for _ in range(int(rng.integers(3, 24)) if wall != "outdoors" else int(rng.integers(0, 6))):
+            centre = rng.uniform(low + 0.3, high - 0.3)
+            if rng.random() < 0.5:  # within the wearer's sight
+                centre = path[rng.integers(len(path)), :2] + rng.normal(0, 1.3, 2)
+            mesh, half = props.furniture(rng, made)
+            # What is as high as the head stays further away.
+            reach = np.hypot(*half)
+            gap = reach + (0.6 if mesh.vertices[:, 2].max() > 1.0 else 0.1)
+            outside = (centre < low + 0.1).any() or (centre > high - 0.1).any()
+            if outside or np.hypot(*(path[:, :2] - centre).T).min() < gap:
+                continue
+            parts.append(mesh.moved(props.yaw(rng.uniform(0, 2 * np.pi)), (*centre, 0.0)))
+            marks.append((centre, reach))
+        metres = min(float((high - low).max()), WIDEST_FLOOR)
+        floor = surfaces.floor_map(rng, kind, metres)
+        shadow = np.full((SIDE // 4, SIDE // 4), 255, np.uint8)
+        for centre, reach in marks:
+            at = (centre % metres) * SIDE / 4 / metres
+            cv2.circle(shadow, at.astype(int).tolist(), int(reach * 0.7 * SIDE / 4 / metres), 150, -1)
+        shadow = cv2.resize(cv2.GaussianBlur(shadow, (0, 0), 0.12 * SIDE / 4 / metres), (SIDE, SIDE))
+        floor = cv2.multiply(floor, cv2.merge([shadow] * 3), scale=1 / 255)
         edge = (0, 1), (0, 1), (0, 0)
-        atlas = np.concatenate([np.pad(part, edge, mode="wrap") for part in (floor, wall_texture(rng))])
+        atlas = np.concatenate([np.pad(part, edge, mode="wrap") for part in (floor, surfaces.wall_map(rng, wall))])
         atlas = cv2.cvtColor(atlas, cv2.COLOR_BGR2BGRA)
-        return cls(atlas, metres, (low[0], high[0], low[1], high[1]), vertices, faces, colours, light)
+        return cls(atlas, metres, (low[0], high[0], low[1], high[1]), props.join(parts), Lights.random(rng))
 
 
-def clothing(body, person, rng):
-    """Colours of a body's faces: skin and hair from the generator `person`, what is worn from `rng` -> BGR (F, 3)."""
-    skins = np.array([[160, 185, 225], [130, 160, 205], [95, 130, 180], [60, 90, 140], [40, 60, 95]])
-    skin = skins[person.integers(len(skins))] * person.uniform(0.9, 1.1)
-    hair = np.array([[25, 25, 28], [35, 50, 75], [80, 120, 160], [120, 120, 125]])[person.integers(4)]
-    shirt, second, trousers, shoes = (_tone(rng, 15, 235, 0.6) for _ in range(4))
-    trousers = trousers * 0.7
-    sleeve, hem = rng.choice([0.55, 0.8, 1.5, 1.97]), rng.choice([0.85, 1.95, 1.95])
-    part = np.array(body.part_names)[body.face_part]
-    bone = np.array([name.split(".")[0] for name in body.bone_names])[body.face_bone]
-    # Place along the whole limb: 0 to 1 on upper arm and thigh, 1 to 2 on forearm and shin.
-    limb = body.face_along + np.isin(bone, ("forearm", "shin"))
-    colours = np.empty((len(part), 3))
-    colours[:] = shirt
-    centre = body.vertices[body.faces].mean(1)
-    pattern = rng.choice(["plain", "stripes", "yoke", "front"])
-    if pattern == "stripes":
-        colours[np.sin(centre[:, 2] * 2 * np.pi / rng.uniform(0.12, 0.2)) > 0.2] = second
-    elif pattern == "yoke":
-        colours[centre[:, 2] > body.starts[body.bone("upperarm.R"), 2] - 0.1] = second
-    elif pattern == "front":
-        chest = body.starts[body.bone("chest")]
-        colours[(np.abs(centre[:, 0]) < 0.1) & (centre[:, 1] < chest[1]) & (centre[:, 2] > chest[2])] = second
-    colours[(part == "arm") & (limb > sleeve)] = skin
-    colours[part == "trousers"] = trousers
-    colours[part == "leg"] = np.where((limb > hem)[part == "leg"][:, None], skin, trousers)
-    colours[part == "shoe"] = shoes if rng.random() < 0.85 else skin
-    for name, colour in (("skin", skin), ("hand", skin), ("hair", hair), ("lips", skin * (0.8, 0.7, 0.95))):
-        colours[part == name] = colour
-    colours[part == "eyes"] = 45.0
-    return colours * rng.uniform(0.94, 1.06, (len(part), 1))
+def flat_normals(vertices, faces):
+    """Unit normals (F, 3) of faces."""
+    corners = vertices[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+
+def attributes(light, glint, uv):
+    """What is interpolated over faces: light (F, 3, 3) BGR, glint (F, 3), atlas px (F, 3, 2) -> (F, 3, 6) float32."""
+    return np.concatenate([light, glint[..., None], uv], axis=-1).astype(np.float32)
+
+
+def lit_mesh(mesh, lights, eye=None):
+    """Attributes of a mesh whose faces are flat. eye: the camera's place; without it nothing glints."""
+    normals = flat_normals(mesh.vertices, mesh.faces)
+    light = np.repeat(lights.on(normals)[:, None], 3, axis=1)
+    glint = np.zeros(mesh.faces.shape)
+    if eye is not None and mesh.shine.any():
+        towards = eye - mesh.vertices[mesh.faces].mean(1)
+        towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+        glint += (mesh.shine * lights.glint(normals, towards))[:, None]
+    return attributes(light, glint, mesh.uv)
+
+
+def runs(values):
+    """Stretches of values (T,), the empty ones ("" or NaN) left out -> [(first, end, value)].
+
+    Words of a stretch are equal; of numbers, which may differ a little, it has the median.
+    """
+    values = np.asarray(values)
+    words = values.dtype.kind == "U"
+    same = values if words else np.isfinite(values)
+    found, first = [], 0
+    for i in range(1, len(values) + 1):
+        if i == len(values) or same[i] != same[first]:
+            if same[first]:
+                found.append((first, i, str(values[first]) if words else float(np.median(values[first:i]))))
+            first = i
+    return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that a sequence shows beside motion: the room, the dressed body and what it uses.
+
+    atlas: textures of all things; gear: (mesh at rest) of hair, glasses, brim, which go with the head; standing:
+    [(first, end, mesh, attributes)] seats and tables of those frames; held: [(first, end, kind, mesh, tilt)].
+    """
+
+    room: Room
+    outfit: surfaces.Outfit
+    atlas: np.ndarray
+    gear: props.Mesh
+    standing: list
+    held: list
+    grip: props.Grip
+
+    @classmethod
+    def random(cls, rng, person, body, take):
+        """Looks for a take from the generator rng; the wearer's skin and hair from `person`.
+
+        Raises ValueError where the take holds what is not known, or a laptop without a table.
+        """
+        floating = np.flatnonzero((take.held == "laptop") & np.isnan(take.desk_m))
+        if len(floating):
+            raise ValueError(f"frame {floating[0]}: held 'laptop', but desk_m is NaN; expected a table to lie on")
+        atlas = surfaces.Atlas()
+        outfit = surfaces.dress(body, person, rng, atlas)
+        made = props.Materials(rng, atlas)
+        room = Room.random(rng, take.starts.reshape(-1, 3), made)
+        grip = props.Grip(body)
+        standing = [(0, len(take.starts), room.things, lit_mesh(room.things, room.lights))]
+
+        def fixed(first, end, mesh):
+            """At the pelvis' middle place in these frames, facing as it does."""
+            facing = -take.turns[first:end, 0][:, :2, 1].mean(0)
+            turn = props.yaw(np.arctan2(facing[0], -facing[1]))
+            mesh = mesh.moved(turn, take.starts[first:end, 0].mean(0) * (1, 1, 0))
+            standing.append((first, end, mesh, lit_mesh(mesh, room.lights)))
+
+        for first, end, height in runs(take.seat_m):
+            fixed(first, end, props.seat(rng, made, height))
+        for first, end, height in runs(take.desk_m):
+            gap = rng.uniform(*props.DESK_GAP)
+            fixed(first, end, props.desk(rng, made, height, gap))
+            computer = take.held[first:end] == "laptop"
+            for begin, stop, _ in runs(np.where(computer, "laptop", "")):
+                place = (0.0, -gap - rng.uniform(0.02, 0.15), height + 0.012)
+                mesh = props.laptop(rng, made).moved(props.yaw(rng.normal(0, 0.1)), place)
+                fixed(first + begin, first + stop, mesh)
+        held = []
+        for first, end, kind in runs(take.held):
+            if kind == "laptop":
+                continue
+            (right, _), (left, _) = (grip.place(s, take.starts[first:end], take.turns[first:end]) for s in "RL")
+            gap = float(np.median(np.linalg.norm(right - left, axis=-1)))
+            mesh = props.held_mesh(kind.split(".")[0], rng, made, gap)
+            held.append((first, end, kind, mesh, rng.uniform(-0.35, 0.5)))
+        gear = props.headgear(body, rng, made, outfit.patches)
+        return cls(room, outfit, atlas.image, gear, standing, held, grip)
+
+    def parts(self, take, i):
+        """What is to be drawn of frame i -> vertices (V, 3), faces (F, 3), attributes (F, 3, 6), number of
+        faces of the body, which come first, and of the body with what it holds and wears, which come next.
+        """
+        outfit, lights, eye = self.outfit, self.room.lights, take.camera_places[i]
+        starts, turns = take.starts[i], take.turns[i]
+        body = outfit.body
+        vertices = body.skin(starts, turns)
+        normals = surfaces.vertex_normals(vertices, body.faces)
+        towards = eye - vertices
+        towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
+        glint = lights.glint(normals, towards)[body.faces] * outfit.shine[:, None]
+        meshes = [(vertices, body.faces, attributes(lights.on(normals)[body.faces], glint, outfit.uv))]
+        loose = []
+        for first, end, kind, mesh, tilt in self.held:
+            if first <= i < end:
+                loose.append(mesh.moved(*props.held_pose(kind, self.grip, starts, turns, eye, tilt)))
+        if len(self.gear.faces):
+            head = body.bone("head")
+            turn = turns[head] @ body.neutral[head]
+            loose.append(self.gear.moved(turn, starts[head] - turn @ body.starts[head]))
+        meshes += [(mesh.vertices, mesh.faces, lit_mesh(mesh, lights, eye)) for mesh in loose]
+        meshes += [(mesh.vertices, mesh.faces, lit) for first, end, mesh, lit in self.standing if first <= i < end]
+        counts = np.cumsum([0, *(len(part[0]) for part in meshes)])
+        return (
+            np.concatenate([part[0] for part in meshes]),
+            np.concatenate([part[1] + n for part, n in zip(meshes, counts[:-1], strict=True)]),
+            np.concatenate([part[2] for part in meshes]),
+            len(body.faces),
+            len(body.faces) + sum(len(mesh.faces) for mesh in loose),
+        )
 
 
 class Viewer:
-    """Draws frames of one camera. Keeps what depends on the camera alone: each pixel's ray, the circle's soft edge.
+    """Draws frames of one camera. Keeps what depends on the camera alone: pixels' rays and distances from the middle.
 
-    full: the camera. camera: the same with the black columns beside the image circle cut off; everything but `finish`
-    works on that narrower picture.
+    full: the camera. camera: the same with the black columns beside the image circle cut off, `left` of them on the
+    left; all is drawn on that narrower picture. share: distance from the middle in image circles, (H, W) float32.
     """
 
     def __init__(self, camera):
@@ -210,21 +268,12 @@ class Viewer:
         self.camera = camera = replace(camera, size=(width, height), centre=(camera.centre[0] - left, camera.centre[1]))
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
         rays = camera.unproject(grid, np.ones((height, width))).astype(np.float32)
+        self.rays = rays.reshape(-1, 3)
         self.coarse_rays = cv2.resize(rays, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        rho = np.linalg.norm(grid - camera.centre, axis=-1)
-        edge = np.clip((camera.radius - rho) / (0.08 * camera.radius), 0, 1)
-        falloff = 1 - 0.25 * (rho / camera.radius) ** 2
-        mask = edge * edge * (3 - 2 * edge) * falloff
-        self.mask = np.repeat(np.round(255 * mask).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        self.share = (np.linalg.norm(grid - camera.centre, axis=-1) / camera.radius).astype(np.float32)
         # Beyond this angle from the axis nothing reaches the image circle.
         rim = camera.unproject(np.add(camera.centre, (camera.radius, 0.0)), 1.0)
         self.lowest_z = np.cos(min(np.arccos(rim[2]) + 0.15, np.pi))
-
-    def finish(self, image, exposure):
-        """Darken outside the circle, as the lens does, and put the black columns back -> BGR image of the full size."""
-        image = cv2.multiply(image, self.mask, scale=exposure / 255)
-        right = self.full.size[0] - self.left - image.shape[1]
-        return cv2.copyMakeBorder(image, 0, 0, self.left, right, cv2.BORDER_CONSTANT)
 
     def _full(self, image):
         return cv2.resize(image, self.camera.size, interpolation=cv2.INTER_LINEAR)
@@ -243,14 +292,14 @@ class Viewer:
         is_wall = self._full(np.minimum(down / wall, 3.0)) > 1
         down = np.minimum(down, FARTHEST)
         floor_x, floor_y = px + x * down, py + y * down
-        per_metre = np.float32(TEXTURE / room.floor_metres)
-        along = np.where(tx < ty, py + y * wall - y0, px + x * wall - x0) * np.float32(TEXTURE / WALL_METRES[0])
-        up = np.clip(1 - (pz + z * wall) / WALL_METRES[1], 0, 1) * np.float32(TEXTURE - 1)
+        per_metre = np.float32(SIDE / room.floor_metres)
+        along = np.where(tx < ty, py + y * wall - y0, px + x * wall - x0) * np.float32(SIDE / WALL_METRES[0])
+        up = np.clip(1 - (pz + z * wall) / np.float32(WALL_METRES[1]), 0, 1) * np.float32(WALL_ROWS - 1)
         u = np.where(is_wall, self._full(along), self._full(floor_x * per_metre))
         v = np.where(is_wall, self._full(up), self._full(floor_y * per_metre))
         # Wrapped by hand, and with four channels: remap is several times faster so.
-        u, v = (part - TEXTURE * np.floor(part * np.float32(1 / TEXTURE)) for part in (u, v))
-        v += is_wall * np.float32(TEXTURE + 1)
+        u, v = (part - SIDE * np.floor(part * np.float32(1 / SIDE)) for part in (u, v))
+        v += is_wall * np.float32(SIDE + 1)
         image = cv2.cvtColor(cv2.remap(room.atlas, u, v, cv2.INTER_LINEAR), cv2.COLOR_BGRA2BGR)
         dark, (left, top), scale = shadow
         u, v = (floor_x - np.float32(left)) * np.float32(scale), (floor_y - np.float32(top)) * np.float32(scale)
@@ -258,6 +307,54 @@ class Viewer:
         dark[wall < down] = 255
         dark = self._full(dark)
         return cv2.multiply(image, cv2.merge([dark, dark, dark]), scale=1 / 255)
+
+    def paint(self, image, ids, vertices, faces, values, atlas, turn, place):
+        """Colour the pixels of `image` that `draw` gave a face, in place. values: attributes (F, 3, 6); atlas: BGRA.
+
+        The values are interpolated along each pixel's ray, exactly. Where something near stands before it, a surface
+        gets less light.
+        """
+        flat = ids.ravel()
+        covered = np.flatnonzero(flat >= 0)
+        if not len(covered):
+            return
+        chosen = flat[covered]
+        used = np.flatnonzero(np.bincount(chosen, minlength=len(faces)))
+        number = np.zeros(len(faces), np.int32)
+        number[used] = np.arange(len(used), dtype=np.int32)
+        chosen = number[chosen]
+        a, b, c = np.moveaxis(((vertices[faces[used]] - place) @ turn), 1, 0)
+        # A ray d meets the plane of the corners a, b, c at (a, b, c) w with w proportional to their inverse times d.
+        inverse = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
+        volume = (a * inverse[:, 0]).sum(1)
+        inverse /= np.where(np.abs(volume) < 1e-12, -1e-12, volume)[:, None, None]
+        weights = np.einsum("nkj,nj->nk", np.take(inverse.astype(np.float32), chosen, axis=0), self.rays[covered])
+        # A pixel's middle may lie just off the triangle that covers it.
+        np.maximum(weights, 0, out=weights)
+        total = np.maximum(weights.sum(1, keepdims=True), np.float32(1e-6))
+        weights /= total
+        values = np.einsum("nk,nkj->nj", weights, np.take(values[used], chosen, axis=0))
+        rows = -(-len(covered) // 512)
+        lookup = np.zeros((2, rows * 512), np.float32)
+        lookup[:, : len(covered)] = values[:, 4:].T
+        lookup = lookup.reshape(2, rows, 512)
+        texture = cv2.remap(atlas, lookup[0], lookup[1], cv2.INTER_LINEAR).reshape(-1, 4)[: len(covered), :3]
+        light = values[:, :3] * self._openness(covered, 1 / total[:, 0])[:, None]
+        colours = texture * light + 255 * values[:, 3:4]
+        image.reshape(-1, 3)[covered] = np.minimum(colours, 255).astype(np.uint8)
+
+    def _openness(self, covered, depth):
+        """Share of light (N,) that reaches pixels `covered`, whose surfaces are `depth` (N,) metres away: less where
+        they lie a little behind what is drawn around them.
+        """
+        width, height = self.camera.size
+        both = np.zeros((height * width, 2), np.float32)
+        both[covered, 0], both[covered, 1] = np.minimum(depth, 3.0), 1
+        small = cv2.resize(both.reshape(height, width, 2), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
+        small = cv2.GaussianBlur(small, (0, 0), 0.008 * height)
+        mean = small[..., 0] / np.maximum(small[..., 1], 1e-3)
+        behind = depth - self._full(mean).reshape(-1)[covered]
+        return 1 - np.clip(behind * 3, -0.08, 0.42)
 
     def draw(self, vertices, faces, turn, place):
         """Painter's algorithm: triangles in the world -> face index of each pixel (H, W) int32, -1 where none.
@@ -274,14 +371,15 @@ class Viewer:
         keep = keep[np.argsort(-distance[faces[keep]].sum(1), kind="stable")]
         shift = 3
         points = np.round(pixels[faces[keep]] * (1 << shift)).astype(np.int32)
-        ids = np.full(self.mask.shape[:2], -1, np.int32)
+        ids = np.full(self.share.shape, -1, np.int32)
         for face, triangle in zip(keep.tolist(), points, strict=True):
             cv2.fillConvexPoly(ids, triangle, face, cv2.LINE_8, shift)
         return ids
 
     def hidden(self, ids, vertices, faces, body_faces, joints, place, turn):
-        """Which joints (15, 3) the body hides: the body's surface seen at the joint's pixel lies nearer than the joint
-        by more than TOLERANCE -> bool (15,). Joints outside the image are not hidden but out of it: False.
+        """Which joints (15, 3) are hidden: the surface seen at the joint's pixel lies nearer than the joint by more
+        than TOLERANCE where it is the body's, whose faces come first, else THING_TOLERANCE -> bool (15,). Joints
+        outside the image are not hidden but out of it: False.
         """
         local = (joints - place) @ turn
         far = np.linalg.norm(local, axis=1)
@@ -289,7 +387,7 @@ class Viewer:
         inside = np.flatnonzero(self.camera.in_image(pixels))
         u, v = np.round(pixels[inside]).astype(int).T
         seen = ids[v, u]
-        inside, seen = inside[(seen >= 0) & (seen < body_faces)], seen[(seen >= 0) & (seen < body_faces)]
+        inside, seen = inside[seen >= 0], seen[seen >= 0]
         corners = (vertices[faces[seen]] - place) @ turn
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         slope = (normals * local[inside]).sum(1) / far[inside]
@@ -297,18 +395,30 @@ class Viewer:
         # A pixel's middle may lie just off the triangle: the plane's depth there is held to that of its corners.
         distances = np.linalg.norm(corners, axis=2)
         hidden = np.zeros(len(joints), bool)
-        hidden[inside] = np.clip(depth, distances.min(1), distances.max(1)) < far[inside] - TOLERANCE[inside]
+        room = np.where(seen < body_faces, TOLERANCE[inside], THING_TOLERANCE)
+        hidden[inside] = np.clip(depth, distances.min(1), distances.max(1)) < far[inside] - room
         return hidden
 
 
-def floor_shadow(starts, parents, light):
-    """Soft shadow of a stick figure (bones, 3) on the floor -> map (192, 192) uint8, its corner, px a metre."""
-    scale, size = 48.0, 192
-    flat = starts[:, :2] - starts[:, 2:] * light[:2] / light[2]
-    corner = flat[0] - size / (2 * scale)
-    points = np.round((flat - corner) * scale * 8).astype(int)
-    shadow = np.full((size, size), 255, np.uint8)
-    for bone, parent in enumerate(parents):
-        if parent >= 0:
-            cv2.line(shadow, points[parent].tolist(), points[bone].tolist(), 120, 9, cv2.LINE_8, 3)
-    return cv2.GaussianBlur(shadow, (0, 0), 3.5), corner, scale
+def floor_shadow(starts, parents, lights):
+    """Soft shadows of a stick figure (bones, 3) on the floor -> map (96, 96) uint8, its corner (2,) m, px a metre.
+
+    The fewer the lamps and the less light comes from all around, the darker they are; low bones have sharper ones.
+    """
+    scale, size = 24.0, 96
+    corner = starts[0, :2] - size / (2 * scale)
+    total = (lights.above + lights.directions[:, 2] @ lights.colours).mean()
+    lamps = [(d[:2] / d[2], (d[2] * c).mean() / total) for d, c in zip(lights.directions, lights.colours, strict=True)]
+    # What all sides send is kept from the floor right below.
+    lamps.append((np.zeros(2), 0.5 * lights.above.mean() / total))
+    whole = np.full((size, size), 255, np.uint8)
+    for (slope, share), soft in zip(lamps, (*[1.5] * (len(lamps) - 1), 4.5), strict=True):
+        points = np.round((starts[:, :2] - starts[:, 2:] * slope - corner) * scale * 8).astype(int).clip(-9999, 9999)
+        shadow = np.full((size, size), 255, np.uint8)
+        for bone, parent in enumerate(parents):
+            if parent >= 0:
+                ends = points[parent].tolist(), points[bone].tolist()
+                cv2.line(shadow, *ends, int(255 * (1 - share)), 5, cv2.LINE_8, 3)
+        shadow = cv2.GaussianBlur(shadow, (0, 0), soft)
+        whole = cv2.multiply(whole, shadow, scale=1 / 255)
+    return whole, corner, scale

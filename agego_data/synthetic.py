@@ -19,7 +19,8 @@ import numpy as np
 
 from agego_data.body import from_vector, load_bodies, mixed, smooth_noise, to_matrix
 from agego_data.motion import load_clips, make_motion, on_the_floor
-from agego_data.scene import Room, Viewer, clothing, floor_shadow, shade
+from agego_data.optics import Optics
+from agego_data.scene import Stage, Viewer, floor_shadow
 from agego_lib.camera import FisheyeCamera
 
 NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira",
@@ -145,21 +146,25 @@ def make_take(body, clips, dataset, rng, frames, test=False, unseen=False):
     )
 
 
-def draw_frame(viewer, room, body, colours, take, i):
-    """Frame i of a take -> BGR image before blur, noise and the lens's dark edge, hidden joints (15,) bool."""
+def draw_frame(viewer, stage, take, i):
+    """Frame i of a take -> BGR image before lens and sensor; pixels (H, W) of the wearer, hidden joints (15,): bool."""
     turn, place = take.camera_turns[i], take.camera_places[i]
-    vertices = body.skin(take.starts[i], take.turns[i])
-    lit = shade(vertices, body.faces, colours, room.light, smooth=True)
-    palette = np.clip(np.concatenate([lit, room.colours]), 0, 255).astype(np.uint8)
-    faces = np.concatenate([body.faces, room.faces + len(vertices)])
-    vertices = np.concatenate([vertices, room.vertices])
+    vertices, faces, values, body_faces, worn_faces = stage.parts(take, i)
     above = np.array([place[0], place[1], max(place[2], CLEARANCE)])
-    image = viewer.background(room, turn, above, floor_shadow(take.starts[i], body.parents, room.light))
+    body = stage.outfit.body
+    image = viewer.background(stage.room, turn, above, floor_shadow(take.starts[i], body.parents, stage.room.lights))
     ids = viewer.draw(vertices, faces, turn, place)
-    covered = np.flatnonzero(ids.ravel() >= 0)
-    image.reshape(-1, 3)[covered] = palette[ids.ravel()[covered]]
+    viewer.paint(image, ids, vertices, faces, values, stage.atlas, turn, place)
     joints = take.starts[i, body.joint_bones]
-    return image, viewer.hidden(ids, vertices, faces, len(body.faces), joints, place, turn)
+    hidden = viewer.hidden(ids, vertices, faces, body_faces, joints, place, turn)
+    return image, (ids >= 0) & (ids < worn_faces), hidden
+
+
+def _move(viewer, take, i):
+    """Pixels (2,) by which the surroundings pass through the picture's middle from frame i to the next."""
+    j = min(i + 1, len(take.starts) - 1)
+    ahead = take.camera_turns[j].T @ take.camera_turns[i] @ (0.0, 0.0, 1.0)
+    return viewer.camera.project(ahead) - viewer.camera.centre
 
 
 def _render(job, sources, out, progress=None):
@@ -171,33 +176,27 @@ def _render(job, sources, out, progress=None):
     person, wardrobe = (
         np.random.default_rng(np.random.SeedSequence(entropy)) for entropy in (job.actor_entropy, (*job.entropy, 1))
     )
-    colours = clothing(body, person, wardrobe)
-    room = Room.random(rng, take.starts.reshape(-1, 3))
+    stage, optics = Stage.random(wardrobe, person, body, take), Optics.random(wardrobe, viewer)
     first = int(rng.integers(0, 60)) if job.dataset == "sceneego" else 0
     names = [f"img_{first + i:06d}.jpg" for i in range(job.frames)]
     # At most one frame in a hundred is lost on disk or has no pose, as in the real data.
     spoilt = rng.choice(job.frames, job.frames // 100, replace=False)
     lost = int(rng.integers(0, min(2, len(spoilt)) + 1))
     missing, no_pose = set(spoilt[:lost].tolist()), set(spoilt[lost:].tolist())
-    blur, exposure = rng.uniform(0.45, 0.8), rng.uniform(0.95, 1.4)
-    height, width = viewer.mask.shape[:2]
-    grain = rng.normal(0, rng.uniform(1.5, 4), (height + 64, width + 64, 3)) + 0.5
-    brighter, darker = (np.clip(g, 0, 255).astype(np.uint8) for g in (grain, -grain))
 
     folder = Path(out) / job.folder
     (folder / "imgs").mkdir(parents=True)
     pixels = viewer.full.project(take.joints)
     hidden = np.zeros(pixels.shape[:2], bool)
     for i, name in enumerate(names):
-        image, hidden[i] = draw_frame(viewer, room, body, colours, take, i)
-        image = cv2.GaussianBlur(image, (3, 3), blur)
-        x, y = rng.integers(0, 64, 2)
-        image = cv2.add(image, brighter[y : y + height, x : x + width])
-        image = cv2.subtract(image, darker[y : y + height, x : x + width])
-        image = viewer.finish(image, exposure)
+        image, wearer, hidden[i] = draw_frame(viewer, stage, take, i)
+        if i == 0:
+            curve = optics.curve(image)
+        image = optics.smeared(image, wearer, _move(viewer, take, i))
+        image = optics.finish(image, curve, take.camera_turns[i], viewer, wardrobe)
         if i not in missing:
             target = folder / "imgs" / name
-            if not cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 90]):
+            if not cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, optics.quality]):
                 raise OSError(f"{target}: the image could not be written; is the disk full or the folder read-only?")
         if progress:
             progress(1)
