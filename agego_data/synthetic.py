@@ -189,10 +189,10 @@ def _render(job, sources, out, progress=None):
     pixels = viewer.full.project(take.joints)
     hidden = np.zeros(pixels.shape[:2], bool)
     for i, name in enumerate(names):
-        image, wearer, hidden[i] = draw_frame(viewer, stage, take, i)
+        image, worn, hidden[i] = draw_frame(viewer, stage, take, i)
         if i == 0:
             curve = optics.curve(image)
-        image = optics.smeared(image, wearer, _move(viewer, take, i))
+        image = optics.smeared(image, worn, _move(viewer, take, i))
         image = optics.finish(image, curve, take.camera_turns[i], viewer, wardrobe)
         if i not in missing:
             target = folder / "imgs" / name

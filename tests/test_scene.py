@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from agego_data import body as bodies
-from agego_data import optics, props, scene, surfaces, synthetic
+from agego_data import motion, optics, props, scene, surfaces, synthetic
 from agego_lib.camera import FisheyeCamera
 
 SOURCES = Path(__file__).resolve().parents[1] / "data"
 HELD = ("paper", "book", "box", "phone.R", "phone.L", "cup.R", "cup.L", "bag.R", "bag.L")
 HIP, KNEE, ANKLE = 7, 8, 9
+# A usual place of each set's camera in the head's axes, metres, and its tilt, degrees.
+MOUNTS = {"egopw": ((0.0, -0.28, 0.12), 13.0), "sceneego": ((0.0, -0.25, 0.155), 15.5)}
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +48,15 @@ def take_of(body, pose, frames=1, held="", seat=np.nan, desk=np.nan, dataset="sc
     rotations[..., 0] = 1
     for name, turn in (pose | turned(head=8)).items():
         rotations[:, body.bone(name)] = turn
-    roots = bodies.on_the_floor(body, np.tile([0.0, 0.0, 1.0], (frames, 1)), rotations, 30)
+    words, numbers = np.full(frames, "still"), [np.full(frames, value, float) for value in (seat, desk)]
+    nothing = [np.full(frames, "", dtype="U8"), *np.full((2, frames), np.nan)]
+    still = motion.Motion(np.tile([0.0, 0.0, 1.0], (frames, 1)), rotations, words, *nothing)
+    roots = motion.on_the_floor(body, still, 30)
     starts, turns = body.pose(roots, rotations)
-    (place, tilt), head = synthetic.MOUNTS[dataset], body.bone("head")
+    (place, tilt), head = MOUNTS[dataset], body.bone("head")
     fixed = synthetic.LOOK_DOWN @ cv2.Rodrigues(np.radians([tilt, 0.0, 0.0]))[0]
     camera_turns, camera_places = turns[:, head] @ fixed, starts[:, head] + turns[:, head] @ np.array(place)
     joints = np.einsum("tij,tni->tnj", camera_turns, starts[:, body.joint_bones] - camera_places[:, None])
-    words, numbers = np.full(frames, "still"), [np.full(frames, value, float) for value in (seat, desk)]
     return synthetic.Take(
         starts, turns, camera_turns, camera_places, joints, words, np.full(frames, held, dtype="U8"), *numbers
     )
