@@ -13,13 +13,16 @@ from agego_lib.camera.model import CalibrationError, FisheyeCamera
 
 # Degrees from the axis: nobody's lens sees further, and the polynomials of OCamCalib have a pole at 180.
 WIDEST = 150.0
+NARROWEST = 15.0  # degrees from the axis to a corner of the image, below which no numbers are of a fisheye lens
 ORDERS = range(3, 25)  # of the polynomials that are tried
 CLOSE = 0.01  # px, by which a fit may miss: as far as OCamCalib's own goes
-LEAST_GROWTH = 0.25  # of the image with the angle, as a share of that at the axis, for a model to be believed
+# Least growth of the image with the angle, as a share of that at the axis, for a model to be believed: the second and
+# third where no polynomial is close up to the first.
+LEAST_GROWTH = (0.25, 0.35, 0.45)
 _STEPS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lens:
     """A camera's lens as its calibration states it.
 
@@ -111,7 +114,7 @@ def directions(angle: Num[np.ndarray, "*N"], turn: Num[np.ndarray, "*N"]) -> Flo
 _TURNS = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
 
-def _profile(lens):
+def _profile(lens, growth):
     """(angles, mean distance from the centre, px) from the axis on, as far as the image goes and the model is sane."""
     centre = lens.matrix[:2, 2]
     angle = np.linspace(0, np.radians(lens.widest), _STEPS)[1:]
@@ -121,16 +124,16 @@ def _profile(lens):
         rho = distance.mean(-1)
         # An image cannot come nearer again as the angle grows: shortly before, the formula ceases to be of the lens.
         slope = np.diff(distance, axis=0, prepend=0)
-        grows = (slope > LEAST_GROWTH * slope[0]).all(-1)
+        grows = (slope > growth * slope[0]).all(-1)
     end = len(angle) if grows.all() else int(grows.argmin())
     corner = max(np.hypot(u - centre[0], v - centre[1]) for u in (0, lens.size[0] - 1) for v in (0, lens.size[1] - 1))
     beyond = np.flatnonzero(distance[:end].min(-1, initial=np.inf) > corner)
     covered = len(beyond) > 0
     end = int(beyond[0]) + 1 if covered else end
-    if end < 32:
+    if end == 0 or angle[end - 1] < np.radians(NARROWEST):
         raise CalibrationError(
             f"{lens.kind}: {np.degrees(angle[end]):.2g} degrees from the axis its image stops growing, or leaves the "
-            f"picture of {lens.size[0]}x{lens.size[1]} px; expected numbers of one lens, in px of that picture"
+            f"picture of {lens.size[0]}x{lens.size[1]} px; expected at least {NARROWEST:g}, and px of that picture"
         )
     return angle[:end], rho[:end], covered
 
@@ -150,12 +153,12 @@ class Fit:
     round_trip: float
     degrees: float
 
-    def curves(self):
+    def curves(self, count=400):
         """Degrees from the axis, the lens's mean radius px, the camera's, and the most they are apart px, each (N,).
 
         The last is NaN where no part of the image is so far from the axis.
         """
-        angle = np.linspace(0, np.radians(self.degrees), 401)[1:]
+        angle = np.linspace(0, np.radians(self.degrees), count + 1)[1:]
         rays = directions(angle[:, None], _TURNS)
         theirs, ours = self.lens.project(rays), self.camera.project(rays)
         distance = np.hypot(*np.moveaxis(theirs - self.camera.centre, -1, 0)).mean(-1)
@@ -169,16 +172,28 @@ def fit(lens: Lens) -> Fit:
     """The two polynomials of a FisheyeCamera for a lens, of the lowest orders that miss it by less than CLOSE px.
 
     The camera is alike in all directions from its centre: of different focal lengths across and down it has the mean,
-    and skew and tangential terms are left out; what that costs is in `miss`. Raises CalibrationError where the lens's
-    numbers give no image.
+    and skew and tangential terms are left out; what that costs is in `miss`. Where the lens bends so much towards its
+    edge that no polynomial goes back from there, the fit ends earlier. Raises CalibrationError where the lens's numbers
+    give no image.
     """
-    angle, rho, covered = _profile(lens)
+    fits = []
+    for growth in LEAST_GROWTH:
+        fits.append(_fit(lens, growth))
+        if fits[-1].round_trip < CLOSE:
+            break
+    made = min(fits, key=lambda made: made.round_trip)
+    return replace(made, miss=float(np.nanmax(made.curves(_STEPS)[3])))
+
+
+def _fit(lens, growth):
+    angle, rho, covered = _profile(lens, growth)
     below = angle - np.pi / 2
-    with np.errstate(all="ignore"):
-        forward = next(
-            (p for n in ORDERS if np.abs((p := _series(below, rho, n))(below) - rho).max() < CLOSE / 4),
-            _best(below, rho),
-        )
+    forwards = []
+    for order in ORDERS:
+        forwards.append(_series(below, rho, order))
+        if np.abs(forwards[-1](below) - rho).max() < CLOSE / 4:
+            break
+    forward = min(forwards, key=lambda series: np.abs(series(below) - rho).max()).convert().coef.tolist()
     depth = -rho / np.tan(angle)
     centre = tuple(lens.matrix[:2, 2].tolist())
     circle = lens.circle or (None if covered else float(rho[-1]))
@@ -186,23 +201,17 @@ def fit(lens: Lens) -> Fit:
     chosen = None, np.inf
     for order in ORDERS:
         backward = _series(rho, depth, order).convert().coef.tolist()
-        found = FisheyeCamera(lens.size, centre, tuple(backward), tuple(forward.convert().coef.tolist()), circle)
+        found = FisheyeCamera(lens.size, centre, tuple(backward), tuple(forward), circle)
         miss = float(np.abs(found.project(found.unproject(pixels, 1.0)) - pixels).max())
         if miss < chosen[1]:
             chosen = found, miss
         if miss < CLOSE:
             break
-    made = Fit(*chosen[:1], lens, 0.0, chosen[1], float(np.degrees(angle[-1])))
-    apart = made.curves()[3]
-    return replace(made, miss=float(np.nanmax(apart)))
+    return Fit(chosen[0], lens, np.nan, chosen[1], float(np.degrees(angle[-1])))
 
 
 def _series(x, y, order):
     return np.polynomial.Polynomial.fit(x, y, order)
-
-
-def _best(x, y):
-    return min((_series(x, y, n) for n in ORDERS), key=lambda p: np.abs(p(x) - y).max())
 
 
 def equidistant_camera(size: tuple[int, int], centre: tuple[float, float], circle: float, fov: float) -> FisheyeCamera:
