@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
+from reprlib import Repr
 
 import numpy as np
 import yaml
@@ -17,7 +17,10 @@ UNDERSTOOD = (
     "OCamCalib's calib_results.txt, a JSON with polynomialC2W and polynomialW2C, OpenCV's fisheye or omnidir model "
     "(K, D of 4, image size; YAML or JSON), or a Kalibr camchain (pinhole with equi, omni with radtan, ds, eucm)"
 )
-MAX_BYTES = 1 << 18
+MAX_BYTES, MAX_ALIASES = 1 << 18, 32
+_short = Repr()
+_short.maxlevel = 2  # as deep as numbers may lie: more would make a long message
+short = _short.repr
 # Spellings in use, in lower case and without what is no letter or digit.
 _MATRIX = ("k", "cameramatrix", "intrinsicmatrix", "mtx")
 _COEFFICIENTS = ("d", "distcoeffs", "dist", "distortioncoefficients", "distortioncoeffs")
@@ -41,7 +44,15 @@ class Calibration:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as OpenCV writes it too, whose matrices are tagged."""
+    """YAML as OpenCV writes it too, whose matrices are tagged, with few references: many stand for gigabytes."""
+
+    aliases = 0
+
+    def compose_node(self, parent, index):
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > MAX_ALIASES:
+            raise yaml.YAMLError(f"more than {MAX_ALIASES} references within it")
+        return super().compose_node(parent, index)
 
 
 _Loader.add_constructor(
@@ -71,7 +82,7 @@ def read_camera(path: str | Path, camera: str | None = None) -> Calibration:
     if cameras:
         name = camera or cameras[0]
         if name not in cameras:
-            raise CalibrationError(f"{path}: no camera {name!r}; expected one of {', '.join(cameras)}")
+            raise CalibrationError(f"{path}: no camera {name!r}; expected one of {', '.join(cameras[:9])}")
         lens = _kalibr(raw[name], f"{path}: {name}")
     elif "camera_model" in raw:
         lens = _one_alone(camera, path) or _kalibr(raw, path)
