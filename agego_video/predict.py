@@ -21,7 +21,7 @@ import torch
 
 from agego_lib import params
 from agego_lib.camera import CalibrationError, FisheyeCamera, InputView, read_camera
-from agego_lib.camera.lens import WIDEST, equidistant_camera
+from agego_lib.camera.lens import equidistant_camera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.datasets.image_circle import FRAMES, BrightestFrame
 from agego_lib.inference import PoseStream
@@ -39,6 +39,7 @@ OVERLAYS = ("h264", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
 USUAL_FPS = (20, 40)
 ROLLS = (0, 90, 180, 270)
+FOVS = (60, 300)  # degrees across an image circle, of lenses that there are
 BETWEEN = 15  # frames, between those that show the image circle: half a second, in which the light moves
 TOLD = 0.5  # px, by which a calibration of another model is fitted, from which on it is told
 
@@ -363,6 +364,8 @@ def _usual_size(frames):
 
 def _assumed(frames, source, fov):
     """An equidistant lens over the image circle that the frames show."""
+    if not FOVS[0] <= fov <= FOVS[1]:
+        raise VideoError(f"--fov {fov:g}; expected the degrees that the image circle shows, {FOVS[0]} to {FOVS[1]}")
     size = _usual_size(frames)
     circle = None
     if size is not None:
@@ -472,7 +475,7 @@ def main(arguments=None):
     parser.add_argument("--model", help=f"weights, with their .json beside them (default: the project's {MODEL})")
     parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: the project's SceneEgo set's)")
     parser.add_argument("--camera", metavar="NAME", help="which camera of a Kalibr camchain (default: its first)")
-    parser.add_argument("--fov", type=_field_of_view, metavar="DEGREES", help="in place of a calibration: an "
+    parser.add_argument("--fov", type=float, metavar="DEGREES", help="in place of a calibration: an "
                         "equidistant lens, with this field of view over the image circle of the frames")  # fmt: skip
     parser.add_argument("--frame-size", type=_width_and_height, metavar="WxH", help="size of the calibration's image "
                         "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
@@ -505,16 +508,6 @@ def main(arguments=None):
     for path in result.files.values():
         print(path)
     return 130 if result.interrupted else 0
-
-
-def _field_of_view(text):
-    value = float(text)
-    if not 20 <= value <= 2 * WIDEST:
-        raise ValueError
-    return value
-
-
-_field_of_view.__name__ = f"field of view of 20 to {2 * WIDEST:g} degrees"
 
 
 def _width_and_height(text):

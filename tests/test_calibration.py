@@ -15,6 +15,7 @@ from agego_data.board import checkerboard, render_board
 from agego_lib.camera import CalibrationError, FisheyeCamera, read_camera
 from agego_lib.camera.calibrate import Board, View, calibrate, spread
 from agego_lib.camera.lens import Lens, equidistant, equidistant_camera, fit
+from agego_video import calibrate as command
 from agego_video.calibrate import board_views, main
 from agego_video.video import VideoWriter
 
@@ -267,6 +268,7 @@ KALIBR = {"cam0": chain("ds")}
     ({"K": K.tolist(), "D": [0.1] * 4, "size": SIZE, "distortion_model": "plumb_bob"}, "model 'plumb_bob'"),
     ({"K": K.tolist(), "D": ["x"] * 4, "size": SIZE}, "'D' holds"),
     ({"K": (-K).tolist(), "D": D.tolist(), "size": SIZE}, "focal lengths -330 and -330"),
+    ({"K": K.tolist(), "D": D.tolist(), "size": [320, 240]}, "principal point .652.25, 521.5. px"),
     ({"K": K.tolist(), "D": D.tolist(), "size": [0, 2]}, "'size' is"),
     ({"K": K.tolist(), "D": [-9.0, 0, 0, 0], "size": SIZE}, "stops growing"),
     (yaml.safe_dump({"cam0": chain("equi", distortion_model="fov")}), "cam0: .*'pinhole' with .*'fov'"),
@@ -299,18 +301,6 @@ def test_which_camera_of_a_chain(tmp_path):
         read_camera(tmp_path / "nowhere")
     with pytest.raises(CalibrationError, match="not readable"):
         read_camera(tmp_path)
-
-
-def test_a_short_text_that_unfolds_to_a_huge_one_is_refused(tmp_path):
-    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"] + [
-        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)
-    ]
-    for key in ("K", "camera_model", "size"):
-        fields = {"K": K.tolist(), "D": D.tolist(), "size": list(SIZE)}
-        fields.pop(key, None)
-        text = "\n".join([*lines, *(f"{name}: {value}" for name, value in fields.items()), f"{key}: *a11"])
-        with pytest.raises(CalibrationError, match=key if key != "camera_model" else "understood are pinhole"):
-            read_camera(write(tmp_path / "bomb.yaml", text))
 
 
 def test_convert_writes_what_from_json_reads(tmp_path, capsys):
@@ -456,23 +446,34 @@ def test_a_video_of_a_charuco_board(tmp_path):
     assert found.rms < 0.5 and degrees_apart(found.fit.camera, SEEN_BY, found.degrees - 5) < 0.3
 
 
+def test_of_a_stretch_the_sharpest_frame_is_looked_at(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "LOOKED_AT", 3)
+    for number in range(7):  # stretches of two, and one left over
+        image = pictures[number // 2]
+        cv2.imwrite(
+            str(tmp_path / f"{number}.png"), image if number in (1, 2, 5, 6) else cv2.GaussianBlur(image, (0, 0), 3)
+        )
+    views, _, looked = command.board_views(tmp_path, BOARD)
+    assert looked == 4 and [view.name for view in views] == ["frame 1", "frame 2", "frame 5", "frame 6"]
+
+
 def test_boards_that_cannot_be_used_are_named(pictures, tmp_path, capsys):
     for number, picture in enumerate(pictures[:5]):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
-    command = ["calibrate", str(tmp_path), "--square", "30", str(tmp_path / "camera.json"), "--board"]
+    words = ["calibrate", str(tmp_path), "--square", "30", str(tmp_path / "camera.json"), "--board"]
     for board, said in (
         (["9x6"], "found in 5 of 5 frames looked at; expected at least 8"),
         (["9x8"], "found in 0 of 5 frames"),
         (["2x9"], "a board of 2x9; expected at least 3x3"),
         (["9x6", "--charuco", "DICT_9"], "dictionary 'DICT_9'; expected one of"),
     ):
-        assert main([*command, *board]) == 1
+        assert main([*words, *board]) == 1
         assert said in capsys.readouterr().err and not (tmp_path / "camera.json").exists()
     cv2.imwrite(str(tmp_path / "9.png"), pictures[0][:100])
-    assert main([*command, "9x6"]) == 1
+    assert main([*words, "9x6"]) == 1
     assert "expected one size" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([*command, "nine"])
+        main([*words, "nine"])
 
 
 def test_few_views_of_many_are_spread():

@@ -396,8 +396,14 @@ def test_without_a_calibration_the_circle_stands_for_one(trained, tmp_path, caps
     # Equidistant: 60 of 90 degrees lie at two thirds of the radius.
     at = camera.project([np.sin(np.pi / 3), 0, np.cos(np.pi / 3)]) - camera.centre
     np.testing.assert_allclose(at, [camera.radius * 2 / 3, 0], atol=0.01)
+    render_video(folder, tmp_path / "video.mp4")
+    filmed = predict.predict_video(tmp_path / "video.mp4", out, model=trained["model"], fov=180).camera
+    np.testing.assert_allclose([*filmed.centre, filmed.radius], [84, 60.5, 50], atol=1)
     assert predict.main([*arguments, "--calibration", str(trained["calibration"])]) == 1
     assert "leave --calibration, or --fov, out" in capsys.readouterr().err
+    for wrong in (0.0, 500.0, float("nan")):
+        with pytest.raises(VideoError, match=r"--fov .* 60 to 300"):
+            predict.predict_video(folder, out, model=trained["model"], fov=wrong)
     shown = write_folder(tmp_path / "everywhere", range(3))
     with pytest.raises(VideoError, match="no image circle can be seen"):
         predict.predict_video(shown, out, model=trained["model"], fov=180)

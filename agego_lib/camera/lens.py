@@ -117,6 +117,11 @@ _TURNS = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 def _profile(lens, growth):
     """(angles, mean distance from the centre, px) from the axis on, as far as the image goes and the model is sane."""
     centre = lens.matrix[:2, 2]
+    if not ((centre >= 0) & (centre < lens.size)).all():
+        raise CalibrationError(
+            f"{lens.kind}: principal point ({centre[0]:g}, {centre[1]:g}) px; expected one within the picture of "
+            f"{lens.size[0]}x{lens.size[1]} px"
+        )
     angle = np.linspace(0, np.radians(lens.widest), _STEPS)[1:]
     away = lens.project(directions(angle[:, None], _TURNS)) - centre
     with np.errstate(invalid="ignore"):
@@ -132,8 +137,9 @@ def _profile(lens, growth):
     end = int(beyond[0]) + 1 if covered else end
     if end == 0 or angle[end - 1] < np.radians(NARROWEST):
         raise CalibrationError(
-            f"{lens.kind}: {np.degrees(angle[end]):.2g} degrees from the axis its image stops growing, or leaves the "
-            f"picture of {lens.size[0]}x{lens.size[1]} px; expected at least {NARROWEST:g}, and px of that picture"
+            f"{lens.kind}: {np.degrees(angle[max(end - 1, 0)]):.2g} degrees from the axis its image stops growing, or "
+            f"leaves the picture of {lens.size[0]}x{lens.size[1]} px; expected at least {NARROWEST:g}, and px of that "
+            "picture"
         )
     return angle[:end], rho[:end], covered
 
