@@ -9,9 +9,10 @@ import argparse
 import csv
 import signal
 import sys
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -19,8 +20,10 @@ import numpy as np
 import torch
 
 from agego_lib import params
-from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
+from agego_lib.camera import CalibrationError, FisheyeCamera, InputView, read_camera
+from agego_lib.camera.lens import equidistant_camera
 from agego_lib.datasets import DatasetError, read_split
+from agego_lib.datasets.image_circle import FRAMES, BrightestFrame
 from agego_lib.inference import PoseStream
 from agego_lib.models.backbone import WeightsError
 from agego_lib.models.build import for_inference, load_model
@@ -35,6 +38,10 @@ OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overl
 OVERLAYS = ("h264", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
 USUAL_FPS = (20, 40)
+ROLLS = (0, 90, 180, 270)
+FOVS = (60, 300)  # degrees across an image circle, of lenses that there are
+BETWEEN = 15  # frames, between those that show the image circle: half a second, in which the light moves
+TOLD = 0.5  # px, by which a calibration of another model is fitted, from which on it is told
 
 
 @dataclass
@@ -42,8 +49,8 @@ class Prediction:
     """What `predict_video` made of a video: N frames with a pose.
 
     poses: (N, 15, 3) float32, metres, camera frame. frames: (N,) numbers of the frames, from 0. seconds: (N,) their
-    times. fps: frames a second of the video, or of those taken from it. camera: of the calibration. skipped: frame ->
-    why it has no pose.
+    times. fps: frames a second of the video, or of those taken from it. camera: of the frames as they are stored.
+    camera_note: how the camera became known. skipped: frame -> why it has no pose.
     notes: what else was found. files: kind -> path. interrupted: whether Ctrl-C ended it.
     """
 
@@ -52,6 +59,7 @@ class Prediction:
     seconds: np.ndarray
     fps: float
     camera: FisheyeCamera
+    camera_note: str
     skipped: dict
     notes: list = field(default_factory=list)
     files: dict = field(default_factory=dict)
@@ -79,10 +87,15 @@ def _interrupts():
 
 
 class _Outputs:
-    """The files of one prediction. Rows and overlay frames are written as their poses become known."""
+    """The files of one prediction. Rows and overlay frames are written as their poses become known.
 
-    def __init__(self, out, fps, camera, overlay):
+    Poses come upright, as the overlay and the BVH file show them; joints are written in the axes of the camera as it is
+    mounted, rolled by `quarters` of a circle. caption: of the overlay, after the time.
+    """
+
+    def __init__(self, out, fps, camera, overlay, camera_note, quarters=0, caption=""):
         self.out, self.fps, self.camera, self.overlay = Path(out), fps, camera, overlay
+        self.camera_note, self._quarters, self._caption = camera_note, quarters, caption
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             # Of an earlier run: they would not belong to these joints.
@@ -94,7 +107,7 @@ class _Outputs:
         self._rows = csv.writer(self._file)
         self._rows.writerow(["frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz")])
         self._waiting, self._writer = deque(), None
-        self.poses, self.frames, self.seconds = [], [], []
+        self.poses, self._upright, self.frames, self.seconds = [], [], [], []
 
     def wait(self, number, seconds, frame):
         """A frame whose pose is not known yet; kept as JPEG, a tenth of its pixels' size."""
@@ -107,15 +120,17 @@ class _Outputs:
         """Poses of the frames that have waited longest."""
         for pose in poses:
             number, seconds, picture = self._waiting.popleft()
-            self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in pose.ravel())])
+            mounted = _turn_back(pose, self._quarters)
+            self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in mounted.ravel())])
             if picture is not None:
                 self._draw(seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
-            self.poses.append(pose)
+            self.poses.append(mounted)
+            self._upright.append(pose)
             self.frames.append(number)
             self.seconds.append(seconds)
 
     def _draw(self, seconds, image, pose):
-        picture = drawing.draw(image, pose, self.camera, f"{seconds:.2f} s")
+        picture = drawing.draw(image, pose, self.camera, f"{seconds:.2f} s{self._caption}")
         if self._writer is None:
             self._start, self._size = seconds, picture.shape[1::-1]
             self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size)
@@ -137,13 +152,23 @@ class _Outputs:
                 time_s=seconds,
                 joint_names=np.array(JOINT_NAMES),
                 fps=self.fps,
+                camera_note=np.array(self.camera_note),
             )
-            write_bvh(files["bvh"], _without_gaps(poses, frames, seconds, self.fps), self.fps)
+            write_bvh(files["bvh"], _without_gaps(np.stack(self._upright), frames, seconds, self.fps), self.fps)
         if self._writer is None:
             del files["overlay"]
         else:
             self._writer.close()
         return files
+
+
+def _turn_back(poses, quarters):
+    """Poses (..., 3) seen in images that were turned clockwise, in quarters of a circle -> in the camera's own axes."""
+    for _ in range(quarters):
+        # x to the right of the turned image is up in the stored one, y down of it is to the right.
+        x, y, z = np.moveaxis(poses, -1, 0)
+        poses = np.stack([y, -x, z], axis=-1)
+    return poses
 
 
 def _uneven(frames, seconds, fps):
@@ -177,15 +202,21 @@ def _fail_without_poses(source, skipped):
 
 
 def predict_video(
-    source, out, model=None, calibration=None, *, overlay="h264", every=1, fps=None, chunk=32, device=None
-):
+    source, out, model=None, calibration=None, *, camera=None, fov=None, frame_size=None, mount_roll=0,
+    overlay="h264", every=1, fps=None, chunk=32, device=None,
+):  # fmt: skip
     """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
 
     source: a video file, or a folder of images. model: a .safetensors file with its .json, as 03_pose_training writes
     them; windows, input size and crop are those it was trained with, so that the poses are those of
-    `evaluation.predict_split`. calibration: JSON of the camera, of the frames' size. Relative paths of these two start
-    here or at the project's folder; by default they are the released model, and the calibration of the project's
-    SceneEgo set.
+    `evaluation.predict_split`. calibration: the camera's, of any kind that `read_camera` takes. Relative paths of these
+    two start here or at the project's folder; by default they are the released model, and the calibration of
+    the project's SceneEgo set.
+    camera: which one of a Kalibr camchain. fov: degrees, in place of a calibration: an equidistant lens over the image
+    circle that the frames show. frame_size: (width, height) px that the calibration's image has in the frames' pixels,
+    where they are its middle, cut out; by default frames of the calibration's proportions are its image at another
+    size, and square ones its central square. mount_roll: by how many degrees, of ROLLS, frames are turned clockwise to
+    be upright; joints come out in the axes of the frames as they are stored.
     overlay: codec of overlay.mp4 ("h264", see VideoWriter), or "none". every: only each every-th frame is
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
 
@@ -200,10 +231,12 @@ def predict_video(
     if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
     network, config = _load(model)
-    calibration, camera = _camera(calibration)
-    view = InputView.of(camera, config["input"]["size"], config["input"]["crop"])
-    if frames.size is not None:
-        _check_size(source, frames.size, camera, calibration)
+    own, camera_notes = _camera_of(frames, source, calibration, camera, fov, frame_size)
+    if mount_roll not in ROLLS:
+        raise VideoError(f"--mount-roll {mount_roll}; expected one of {', '.join(map(str, ROLLS))}")
+    quarters = mount_roll // 90
+    upright = own.turned(quarters)
+    view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     window = config["window"]
     max_gap = window["max_gap"]
@@ -212,13 +245,16 @@ def predict_video(
     def stream():
         return PoseStream(network, window["length"], window["stride"], window["step"], chunk)
 
-    outputs = _Outputs(out, rate, camera, overlay)
+    camera_note = "; ".join(camera_notes)
+    outputs = _Outputs(out, rate, upright, overlay, camera_note, quarters, ", lens assumed" if fov else "")
     skipped, last, part = {}, None, stream()
     with _interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
         try:
             for number, seconds, frame in _each(frames, every, progress):
                 if interrupted:
                     break
+                # A copy, as OpenCV wants its rows one after the other.
+                frame = np.ascontiguousarray(np.rot90(frame, -quarters))
                 try:
                     image = view.apply(frame)
                 except ValueError as error:
@@ -238,7 +274,7 @@ def predict_video(
     skipped |= frames.skipped
     if not outputs.poses:
         _fail_without_poses(source, skipped)
-    notes = list(frames.notes)
+    notes = [*frames.notes, *camera_notes]
     if not USUAL_FPS[0] <= rate <= USUAL_FPS[1]:
         span = window["step"] * (window["length"] - 1) + 1
         notes.append(
@@ -251,7 +287,7 @@ def predict_video(
             f"at {rate:.4g} frames a second"
         )
     arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
-    return Prediction(*arrays, rate, camera, skipped, notes, files, bool(interrupted))
+    return Prediction(*arrays, rate, own, camera_note, skipped, notes, files, bool(interrupted))
 
 
 def _found(path):
@@ -290,8 +326,107 @@ def _load(path):
         raise WeightsError(f"{error}; {pull}name another one with --model, such as {TRAINED}") from None
 
 
-def _camera(path):
-    """-> (path, FisheyeCamera)."""
+def _camera_of(frames, source, calibration, name, fov, frame_size):
+    """-> (FisheyeCamera of the frames as they are stored, notes on how it became known)."""
+    if fov is not None:
+        if calibration is not None or name is not None or frame_size is not None:
+            raise VideoError(f"{source}: --fov stands in for a calibration; leave --calibration, or --fov, out")
+        return _assumed(frames, source, fov)
+    path, found = _camera(calibration, name)
+    notes = []
+    if found.fit and found.fit.miss > TOLD:
+        notes.append(
+            f"{path}: {found.kind}, fitted to {found.fit.miss:.2g} px at the worst place: this project's cameras are "
+            "alike in all directions from their centre"
+        )
+    if found.affine > TOLD:
+        notes.append(f"{path}: affine terms left out, which would move pixels by {found.affine:.2g} px at most")
+    size = _usual_size(frames)
+    if frame_size is not None:
+        camera, note = _cut_out(found.camera, size, frame_size, source, path)
+    else:
+        camera, note = _as_stored(found.camera, size, path)
+        if frames.size is not None:
+            _check_size(source, size, camera, path)
+    return camera, [*notes, *([note] if note else [])]
+
+
+def _some(frames, count, between):
+    """At most so many frames, one of every `between`. A source can be read again from the start."""
+    taken = (frame for i, (_, _, frame) in enumerate(open_frames(frames.path)) if i % between == 0)
+    return islice(taken, count)
+
+
+def _usual_size(frames):
+    """(width, height) px that most of the first frames have."""
+    if frames.size is not None:
+        return tuple(frames.size)
+    sizes = Counter(frame.shape[1::-1] for frame in _some(frames, 9, 1))
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _assumed(frames, source, fov):
+    """An equidistant lens over the image circle that the frames show."""
+    if not FOVS[0] <= fov <= FOVS[1]:
+        raise VideoError(f"--fov {fov:g}; expected the degrees that the image circle shows, {FOVS[0]} to {FOVS[1]}")
+    size = _usual_size(frames)
+    circle = None
+    if size is not None:
+        brightest = BrightestFrame(InputView(size))
+        for frame in _some(frames, FRAMES, BETWEEN if frames.size else max(1, frames.total // FRAMES)):
+            if frame.shape[1::-1] == size:
+                brightest.add(frame)
+        circle = brightest.circle()
+    if circle is None:
+        raise VideoError(
+            f"{source}: no image circle can be seen in its frames, so that --fov says nothing of their pixels; name a "
+            "calibration with --calibration, or make one: python -m agego_lib.camera calibrate"
+        )
+    (u, v), radius = circle
+    camera = equidistant_camera(size, (u, v), radius, fov)
+    return camera, [
+        f"no calibration: an equidistant lens of {fov:g} degrees is assumed over the image circle that the frames show "
+        f"(centre {u:.0f}, {v:.0f}, radius {radius:.0f} px); directions, and so poses, are off as far as the lens is "
+        "not so. python -m agego_lib.camera calibrate measures it"
+    ]
+
+
+def _as_stored(camera, size, path):
+    """The camera of frames of `size`, where they are the calibration's image at another size -> (camera, note)."""
+    if size is None or size == tuple(camera.size):
+        return camera, None
+    width, height = camera.size
+    side, edge = min(camera.size), f"{size[0]}x{size[1]} px"
+    own = f"{width}x{height} px of {path}"
+    if size[0] == size[1] and width != height:
+        camera = camera.scaled(size[0] / side) if size[0] != side else camera
+        return camera, f"frames of {edge} are taken as the central square of the {own}; --frame-size says otherwise"
+    factor = size[0] / width
+    if round(height * factor) == size[1]:
+        return camera.scaled(factor), f"frames of {edge} are taken as the whole {own}, at another size"
+    return camera, None
+
+
+def _cut_out(camera, size, whole, source, path):
+    """The camera of frames of `size`, the middle of the calibration's image at the size `whole` -> (camera, note)."""
+    factor = whole[0] / camera.size[0]
+    found = f"--frame-size {whole[0]}x{whole[1]}"
+    if abs(camera.size[1] * factor - whole[1]) > 1:
+        raise VideoError(
+            f"{source}: {found}, but the image of {path} has other proportions, {camera.size[0]}x{camera.size[1]} px; "
+            "expected its size in the frames' pixels, before they were cut out of its middle"
+        )
+    if size is None or size[0] > whole[0] or size[1] > whole[1]:
+        raise VideoError(f"{source}: frames of {size} px do not lie within {found}; expected at least the frames' size")
+    left, top = ((a - b) // 2 for a, b in zip(whole, size, strict=True))
+    return camera.scaled(factor).cropped(left, top, size), (
+        f"frames of {size[0]}x{size[1]} px are taken as the middle of {whole[0]}x{whole[1]} px, which are the whole "
+        f"{camera.size[0]}x{camera.size[1]} px of {path}"
+    )
+
+
+def _camera(path, name):
+    """-> (path, Calibration)."""
     default = ""
     if path is None:
         root, data = _project("--calibration")
@@ -299,7 +434,7 @@ def _camera(path):
         default = "; the default is dataset.sceneego.calibration of params.yaml" + _rendered(data)
     path = _found(path)
     try:
-        return path, FisheyeCamera.from_json(path)
+        return path, read_camera(path, name)
     except CalibrationError as error:
         if path.is_file():
             raise
@@ -315,7 +450,8 @@ def _check_size(source, size, camera, calibration):
     if tuple(size) not in (tuple(camera.size), (side, side)):
         raise VideoError(
             f"{source}: frames of {size[0]}x{size[1]} px, but {calibration} is of a camera of "
-            f"{camera.size[0]}x{camera.size[1]} px; name the calibration of this camera with --calibration"
+            f"{camera.size[0]}x{camera.size[1]} px; name the calibration of this camera with --calibration, or where "
+            "they are cut out of its middle, say with --frame-size how large the whole would be in their pixels"
         )
 
 
@@ -342,7 +478,14 @@ def main(arguments=None):
     parser.add_argument(
         "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
     )
-    parser.add_argument("--calibration", help="OCamCalib JSON (default: that of the project's SceneEgo set)")
+    parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: the project's SceneEgo set's)")
+    parser.add_argument("--camera", metavar="NAME", help="which camera of a Kalibr camchain (default: its first)")
+    parser.add_argument("--fov", type=float, metavar="DEGREES", help="in place of a calibration: an "
+                        "equidistant lens, with this field of view over the image circle of the frames")  # fmt: skip
+    parser.add_argument("--frame-size", type=_width_and_height, metavar="WxH", help="size of the calibration's image "
+                        "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
+    parser.add_argument("--mount-roll", type=int, choices=ROLLS, default=0, metavar="DEGREES", help="by which frames "
+                        "are turned clockwise to be upright: 90, 180 or 270")  # fmt: skip
     parser.add_argument(
         "--overlay", choices=OVERLAYS, default="h264", help="codec of overlay.mp4, or none (default: %(default)s)"
     )
@@ -370,6 +513,16 @@ def main(arguments=None):
     for path in result.files.values():
         print(path)
     return 130 if result.interrupted else 0
+
+
+def _width_and_height(text):
+    width, height = (int(part) for part in text.lower().split("x"))
+    if min(width, height) < 1:
+        raise ValueError
+    return width, height
+
+
+_width_and_height.__name__ = "WIDTHxHEIGHT"
 
 
 def _positive(kind):

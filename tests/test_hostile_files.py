@@ -25,7 +25,7 @@ import yaml
 from test_bad_input import ANNOTATIONS, CALIBRATION, Layout
 
 from agego_lib import params
-from agego_lib.camera import CalibrationError, FisheyeCamera
+from agego_lib.camera import CalibrationError, FisheyeCamera, read_camera
 from agego_lib.datasets import DatasetError, PreparedSequence, read_prepared, safe_pickle
 from agego_lib.datasets.features import FeatureError, feature_file, open_features
 from agego_lib.models import weights
@@ -421,6 +421,9 @@ def test_calibration(tmp_path, case):
     with pytest.raises(CalibrationError, match=r"camera\.json") as caught, bounded():
         FisheyeCamera.from_json(path)
     assert len(str(caught.value)) < 1000
+    with pytest.raises(CalibrationError, match=r"camera\.json") as caught, bounded():
+        read_camera(path)
+    assert len(str(caught.value)) < 1500
 
 
 # --- settings and weights --------------------------------------------------------------------------------------------
@@ -455,6 +458,33 @@ def test_settings(tmp_path, monkeypatch, project, case):
     with pytest.raises(SettingsError, match=r"params\.yaml") as caught, bounded():
         params.load(tmp_path / "params.yaml")
     assert len(str(caught.value)) < 2000 and not (tmp_path / "ran").exists()
+
+
+LENS = "D: [0, 0, 0, 0]\nsize: [640, 480]\nK: "
+YAML_CALIBRATIONS = {
+    "a Python object": LENS + "!!python/object/apply:os.system ['touch ran']\n",
+    "a billion laughs": LAUGHS + LENS + "*a9\n",
+    "a billion merged mappings": MERGED + LENS + "[1]\n",
+    "a matrix that holds itself": LENS + "&a [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n",
+    "a mapping that holds itself": LENS + "&a {data: *a}\n",
+    "nested deeply": LENS + "[" * 5000,
+    "endless digits": LENS + "[" + "9" * 10_000 + "]\n",
+    "a number beyond floats": LENS + "[" + ", ".join(["1" + "0" * 400] * 9) + "]\n",
+    "of 2 MB": LENS + "x" * 2_000_000,
+    "many cameras": "".join(f"cam{i}: {{a: 1}}\n" for i in range(9000)),
+    "a model that is a list": "cam0: {camera_model: [[[[[]]]]], distortion_model: {a: b}}\n",
+    "numbers alone": "1 " * 100_000,
+    "a huge polynomial": "5 1 1 1 1 1\n5 1e308 1e308 1e308 1e308 1e308\n1 1\n1 0 0\n480 640\n",
+}
+
+
+@pytest.mark.parametrize("case", YAML_CALIBRATIONS)
+def test_calibration_of_another_program(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "camera.yaml").write_text(YAML_CALIBRATIONS[case])
+    with pytest.raises(CalibrationError, match=r"camera\.yaml") as caught, bounded():
+        read_camera(tmp_path / "camera.yaml")
+    assert len(str(caught.value)) < 1500 and not (tmp_path / "ran").exists()
 
 
 class Touch:

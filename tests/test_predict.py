@@ -7,7 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -279,7 +279,7 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
     write_folder(tmp_path / "damaged", range(3))
     for path in (tmp_path / "damaged").iterdir():
         path.write_bytes(path.read_bytes()[:99])
-    (tmp_path / "other.json").write_text(CAMERA.scaled(2).to_json())
+    (tmp_path / "other.json").write_text(replace(CAMERA.scaled(2), size=(330, 256)).to_json())
     (tmp_path / "file").write_text("")
     out, missing = tmp_path / "out", tmp_path / "missing"
     cases = [
@@ -288,7 +288,12 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
         (cut, {}, VideoError, "cut off"),
         (tmp_path / "empty", {}, VideoError, "no frames; expected images"),
         (tmp_path / "damaged", {}, VideoError, "no frame can be used .3 skipped; first: img_000000.jpg: truncated"),
-        (video, {"calibration": tmp_path / "other.json"}, VideoError, "160x128 px, but .*other.json .* 320x256 px"),
+        (
+            video,
+            {"calibration": tmp_path / "other.json"},
+            VideoError,
+            "160x128 px, but .*other.json .* 330x256 px.*--frame-size",
+        ),
         (video, {"calibration": missing}, CalibrationError, "missing.*Name your camera's with --calibration"),
         (video, {"model": missing}, predict.WeightsError, "missing; name another one with --model"),
         (video, {"out": tmp_path / "file"}, VideoError, "cannot be written to"),
@@ -300,6 +305,124 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
     with pytest.raises(VideoError, match="would be overwritten"):
         (out / "overlay.mp4").write_bytes(video.read_bytes())
         predict.predict_video(out / "overlay.mp4", out, **trained)
+
+
+def stored_in(folder):
+    with np.load(folder / "joints.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_pictures(folder, images):
+    folder.mkdir()
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+def test_frames_of_another_size_are_taken_as_what_they_look_like(trained, tmp_path):
+    """Enlarged and cut frames give the poses of the frames themselves; what was made of them is said."""
+    frames = [cv2.resize(picture(n), (320, 256), interpolation=cv2.INTER_NEAREST) for n in range(6)]
+    kinds = {
+        "whole": (frames, {}, "320x256 px are taken as the whole 160x128 px"),
+        "square": ([f[:, 32:288] for f in frames], {}, "256x256 px are taken as the central square of the 160x128 px"),
+        "middle": (
+            [f[20:236, 32:288] for f in frames],
+            {"frame_size": (320, 256)},
+            "the middle of 320x256 px, .* whole",
+        ),
+    }
+    cameras = {}
+    for name, (images, options, said) in kinds.items():
+        write_pictures(tmp_path / name, images)
+        result = predict.predict_video(tmp_path / name, tmp_path / f"out_{name}", **trained, **options)
+        assert len(result.poses) == 6 and any(re.search(said, note) for note in result.notes)
+        assert re.search(said, str(stored_in(tmp_path / f"out_{name}")["camera_note"]))
+        cameras[name] = result.camera
+    plain = write_pictures(tmp_path / "plain", [picture(n) for n in range(6)])
+    expected = predict.predict_video(plain, tmp_path / "plain_out", **trained)
+    np.testing.assert_allclose(stored_in(tmp_path / "out_whole")["joints_3d"], expected.poses, **CLOSE)
+    assert expected.camera_note == "" and not any("taken as" in note for note in expected.notes)
+    # Pixel edges, half a pixel before the centres, are what enlarging keeps in proportion.
+    point = np.array([0.1, 0.2, 0.9])
+    at = (CAMERA.project(point) + 0.5) * 2 - 0.5
+    np.testing.assert_allclose(cameras["whole"].project(point), at)
+    np.testing.assert_allclose(cameras["middle"].project(point), at - (32, 20))
+    assert cameras["middle"].size == (256, 216)
+    for options, message in (({"frame_size": (320, 200)}, "other proportions"), ({"frame_size": (160, 128)}, "within")):
+        with pytest.raises(VideoError, match=message):
+            predict.predict_video(tmp_path / "middle", tmp_path / "out", **trained, **options)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_rolled_camera_gives_the_poses_in_its_own_axes(trained, tmp_path, degrees):
+    """Frames stored rolled, with the calibration of such frames: joints land on the same things of the picture."""
+    quarters = degrees // 90
+    folders = [
+        write_pictures(tmp_path / name, [np.rot90(picture(n), k) for n in range(6)])
+        for name, k in (("upright", 0), ("rolled", quarters))
+    ]
+    calibration = tmp_path / "rolled.json"
+    calibration.write_text(CAMERA.turned(-quarters).to_json())
+    upright = predict.predict_video(folders[0], tmp_path / "a", **trained)
+    options = {"model": trained["model"], "calibration": calibration, "mount_roll": degrees}
+    rolled = predict.predict_video(folders[1], tmp_path / "b", **options)
+    compared = 0
+    for number in range(6):
+        pixels = upright.camera.project(upright.poses[number]).round().astype(int)
+        for joint in np.flatnonzero(((pixels >= 0) & (pixels < SIZE)).all(-1)):
+            marks = np.zeros(SIZE[::-1])
+            marks[pixels[joint, 1], pixels[joint, 0]] = 1
+            wanted = np.argwhere(np.rot90(marks, quarters))[0][::-1]
+            assert np.abs(rolled.camera.project(rolled.poses[number, joint]) - wanted).max() < 0.6
+            compared += 1
+    assert compared > 20
+    np.testing.assert_allclose(np.linalg.norm(rolled.poses, axis=-1), np.linalg.norm(upright.poses, axis=-1), **CLOSE)
+    assert (tmp_path / "b/motion.bvh").read_text() == (tmp_path / "a/motion.bvh").read_text()
+    table = np.genfromtxt(tmp_path / "b/joints.csv", delimiter=",", skip_header=1)[:, 2:]
+    np.testing.assert_allclose(table, rolled.poses.reshape(6, -1), atol=1e-6)
+
+
+def test_without_a_calibration_the_circle_stands_for_one(trained, tmp_path, capsys):
+    inside = np.hypot(*(np.mgrid[:128, :160] - np.array([60.5, 84.0])[:, None, None])) < 50
+    frames = [np.where(inside[..., None], picture(n).clip(40), 4).astype(np.uint8) for n in range(6)]
+    folder, out = write_pictures(tmp_path / "frames", frames), tmp_path / "out"
+    arguments = [str(folder), "--out", str(out), "--model", str(trained["model"]), "--fov", "180"]
+    assert predict.main(arguments) == 0
+    said = capsys.readouterr().err
+    assert "note: no calibration: an equidistant lens of 180 degrees is assumed" in said
+    assert str(stored_in(out)["camera_note"]) in said
+    camera = predict.predict_video(folder, out, model=trained["model"], fov=180).camera
+    np.testing.assert_allclose([*camera.centre, camera.radius], [84, 60.5, 50], atol=1)
+    # Equidistant: 60 of 90 degrees lie at two thirds of the radius.
+    at = camera.project([np.sin(np.pi / 3), 0, np.cos(np.pi / 3)]) - camera.centre
+    np.testing.assert_allclose(at, [camera.radius * 2 / 3, 0], atol=0.01)
+    render_video(folder, tmp_path / "video.mp4")
+    filmed = predict.predict_video(tmp_path / "video.mp4", out, model=trained["model"], fov=180).camera
+    np.testing.assert_allclose([*filmed.centre, filmed.radius], [84, 60.5, 50], atol=1)
+    assert predict.main([*arguments, "--calibration", str(trained["calibration"])]) == 1
+    assert "leave --calibration, or --fov, out" in capsys.readouterr().err
+    for wrong in (0.0, 500.0, float("nan")):
+        with pytest.raises(VideoError, match=r"--fov .* 60 to 300"):
+            predict.predict_video(folder, out, model=trained["model"], fov=wrong)
+    shown = write_folder(tmp_path / "everywhere", range(3))
+    with pytest.raises(VideoError, match="no image circle can be seen"):
+        predict.predict_video(shown, out, model=trained["model"], fov=180)
+
+
+def test_any_kind_of_calibration_predicts(trained, tmp_path):
+    """Kalibr's camchain, whose second camera is an equidistant lens with other focal lengths across and down."""
+    fields = {"camera_model": "pinhole", "intrinsics": [36, 36, 80, 64], "resolution": list(SIZE)}
+    fields |= {"distortion_model": "equidistant", "distortion_coeffs": [0.0] * 4}
+    (tmp_path / "chain.yaml").write_text(
+        yaml.safe_dump({"cam0": fields, "cam1": fields | {"intrinsics": [36, 40, 80, 64]}})
+    )
+    folder = write_pictures(tmp_path / "frames", [picture(n) for n in range(4)])
+    options = {"model": trained["model"], "calibration": tmp_path / "chain.yaml"}
+    first = predict.predict_video(folder, tmp_path / "a", **options)
+    np.testing.assert_allclose(first.camera.project([1, 0, 1]), [80 + 36 * np.pi / 4, 64], atol=0.01)
+    assert first.camera_note == ""
+    second = predict.predict_video(folder, tmp_path / "b", camera="cam1", **options)
+    assert "Kalibr pinhole-equidistant, fitted to" in second.camera_note
 
 
 def test_errors_of_the_command(tmp_path, capsys):

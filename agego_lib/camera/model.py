@@ -141,6 +141,17 @@ class FisheyeCamera:
             radius=None if self.radius is None else self.radius * factor,
         )
 
+    def cropped(self, left: int, top: int, size: tuple[int, int]) -> "FisheyeCamera":
+        """The same lens on the part (width, height) of its image that begins at (left, top), px."""
+        return replace(self, size=tuple(size), centre=(self.centre[0] - left, self.centre[1] - top))
+
+    def turned(self, quarters: int) -> "FisheyeCamera":
+        """The same lens on the image turned by quarters of a circle clockwise; its axes turn with the image."""
+        (width, height), (u, v) = self.size, self.centre
+        for _ in range(quarters % 4):
+            width, height, u, v = height, width, height - 1 - v, u
+        return replace(self, size=(width, height), centre=(u, v))
+
     def project(self, points: Num[np.ndarray, "*N 3"]) -> Float64[np.ndarray, "*N 2"]:
         """Points in metres -> pixels in the full image.
 

@@ -16,6 +16,7 @@ CROPS = ("none", "square", "fovea")
 TILT, HALF, FOVEA = 15.0, 85.0, 55.0
 WIDEST = 150.0  # degrees from the axis, which pixels in the view's corners stand for
 FINER = 2  # times as many pixels a side are looked up as the view has
+MAX_APART = 0.02  # a degree: between a direction and that of the pixel it is projected to
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,12 @@ class InputView:
         """What `whole` takes -> the view, same dtype. Raises ValueError as it does."""
         image = self.whole(image)
         if self.crop == "fovea":
-            reduced, lookup = self._lookup
-            if reduced != tuple(self.full_size):
-                image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+            halvings, lookup = self._lookup
+            for _ in range(halvings):
+                height, width = (side // 2 for side in image.shape[:2])
+                even = image[: 2 * height, : 2 * width]
+                # By exactly a half, which OpenCV does ten times as fast as by any other share.
+                image = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
             fine = cv2.remap(image, *lookup, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
             return cv2.resize(fine, (self.size, self.size), interpolation=cv2.INTER_AREA)
         x, y, w, h = self._box
@@ -96,18 +100,21 @@ class InputView:
 
     @cached_property
     def _lookup(self):
-        """(size of the image to look up in, cv2's maps): a large image is reduced first, lest pixels be passed over."""
+        """(times that the image is halved, cv2's maps into it): a large one is reduced, lest pixels be passed over."""
         side = FINER * self.size
         grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1)
-        pixels = self.to_full(grid, side)
+        wanted = rays(grid, side)
+        pixels = self.camera.project(wanted)
+        # Beyond where the lens was calibrated its polynomials may fold back into the image: a pixel that is of another
+        # ray shows something else. There, as where the lens gives no light, all is as dark as beyond the image.
+        with np.errstate(invalid="ignore"):
+            apart = np.linalg.norm(self.camera.unproject(pixels, 1.0) - wanted, axis=-1)
+        pixels[~(apart < MAX_APART)] = np.nan
         # Pixels of the image to one of the grid, in the middle of the view, where they are closest.
         middle = self.to_full([[side / 2, side / 2], [side / 2 + 1, side / 2]], side)
-        factor = min(1.0, 1 / np.linalg.norm(middle[1] - middle[0]))
-        reduced = tuple(max(1, round(s * factor)) for s in self.full_size)
-        scale = np.divide(reduced, self.full_size)
-        # Where the lens gives no light all is as dark as beyond the image.
-        maps = np.nan_to_num((pixels + 0.5) * scale - 0.5, nan=-10.0).clip(-10, 1e4).astype(np.float32)
-        return reduced, cv2.convertMaps(maps, None, cv2.CV_16SC2)
+        halvings = max(0, round(np.log2(np.linalg.norm(middle[1] - middle[0]))))
+        maps = np.nan_to_num((pixels + 0.5) / 2**halvings - 0.5, nan=-10.0).clip(-10, 1e4).astype(np.float32)
+        return halvings, cv2.convertMaps(maps, None, cv2.CV_16SC2)
 
     def to_view(self, pixels: Num[np.ndarray, "*N 2"], size: int | None = None) -> Float64[np.ndarray, "*N 2"]:
         """Full-image pixels -> pixels of the view, or of maps of another side `size` over the same view."""
