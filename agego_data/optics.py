@@ -40,8 +40,8 @@ class Optics:
         """For the pictures of a Viewer."""
         share, (height, width) = viewer.share, viewer.share.shape
         scale = height / 1024
-        # The circle's edge: from sharp to one that takes a quarter of the radius.
-        soft, rim = rng.choice([0.04, 0.1, 0.22]) * rng.uniform(0.6, 1.3), rng.uniform(0.93, 1.0)
+        # The edge, from sharp to one that takes a sixth of the radius; it begins where the calibration has the circle.
+        soft, rim = rng.choice([0.03, 0.07, 0.13]) * rng.uniform(0.6, 1.2), rng.uniform(0.985, 1.0)
         edge = np.clip((rim - share) / soft, 0, 1)
         edge = edge * edge * (3 - 2 * edge)
         light = edge * (1 - rng.uniform(0.0, 0.5) * np.minimum(share, 1) ** rng.uniform(1.5, 4))

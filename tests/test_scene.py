@@ -9,6 +9,7 @@ import pytest
 from agego_data import body as bodies
 from agego_data import motion, optics, props, scene, surfaces, synthetic
 from agego_lib.camera import FisheyeCamera
+from agego_lib.datasets.image_circle import fit_circle, is_off
 
 SOURCES = Path(__file__).resolve().parents[1] / "data"
 HELD = ("paper", "book", "box", "phone.R", "phone.L", "cup.R", "cup.L", "bag.R", "bag.L")
@@ -304,6 +305,22 @@ def test_outside_the_circle_is_the_grey_that_was_drawn(viewer, people):
         assert abs(np.median(out[outside]) - lens.border) <= 1.5
         greys.add(lens.border)
     assert 22 in greys and len(greys) >= 3
+
+
+def test_the_circle_that_frames_show_is_the_calibration_s(viewer, people):
+    body = people[1]
+    take = take_of(body, {})
+    image, _, _ = synthetic.draw_frame(viewer, stage_of(body, take), take, 0)
+    full = viewer.full
+    shares = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        lens = optics.Optics.random(rng, viewer)
+        out = lens.finish(image, lens.curve(image), take.camera_turns[0], viewer, rng)
+        circle = fit_circle(cv2.cvtColor(out, cv2.COLOR_BGR2GRAY))
+        assert circle is not None and not is_off(full, circle), (seed, circle)
+        shares.append(circle[1] / full.radius)
+    assert 0.95 < min(shares) < 0.985 < max(shares) < 1.005
 
 
 def test_surroundings_smear_along_the_camera_s_way_and_the_wearer_does_not(viewer):
