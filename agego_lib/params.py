@@ -146,6 +146,8 @@ class HeatmapSettings:
     init: where the encoder starts: scratch, imagenet, or a weights file; or released: the whole network starts as that
     of the released model.
     colour_jitter: each training frame's channels are multiplied by 1 +- up to this.
+    every: only each so-manieth frame trains; coarse_size: the whole training runs on frames of this side first, in px,
+    which costs less; 0: it does not.
     """
 
     init: Text
@@ -154,6 +156,8 @@ class HeatmapSettings:
     sigma: Positive
     pos_weight: Positive
     colour_jitter: Part
+    every: Count
+    coarse_size: _number(int, ge=0, multiple_of=32)
     optimiser: OptimiserSettings
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
+from torch.utils.data import Dataset
 
 from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
 from agego_lib.datasets.features import open_features, store_features
@@ -98,6 +99,22 @@ class TrainingStage(Stage):
         self.write(self.checkpoints.finish)
 
 
+class _Every(Dataset):
+    """Each `step`-th item of a data set that tells of its items."""
+
+    def __init__(self, data, step):
+        self.data, self.step = data, step
+
+    def __len__(self):
+        return len(range(0, len(self.data), self.step))
+
+    def __getitem__(self, item):
+        return self.data[item * self.step]
+
+    def describe(self, item):
+        return self.data.describe(item * self.step)
+
+
 class HeatmapStage(TrainingStage):
     """The 2D heatmap network (Sec. 3.1, Eq. 1), on the training splits of both sets.
 
@@ -117,8 +134,15 @@ class HeatmapStage(TrainingStage):
     def train(self):
         """Train the network, freeze it and save it -> HeatmapNet."""
         heatmap = self.settings.heatmap
-        frames = FrameDataset([s for name in SETS for s in self.prepared(name, "train")])
+        sequences = [s for name in SETS for s in self.prepared(name, "train")]
         objective = HeatmapObjective(self.net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter)
+        if heatmap.coarse_size:
+            coarse = _Every(FrameDataset(sequences, heatmap.coarse_size), heatmap.every)
+            label = f"heatmaps, {heatmap.coarse_size} px"
+            self.fit(
+                objective, coarse, heatmap.optimiser, label, "coarse", curves=self.artifacts / self.place / "coarse"
+            )
+        frames = _Every(FrameDataset(sequences), heatmap.every)
         self.fit(objective, frames, heatmap.optimiser, "heatmaps", "heatmaps")
         prepare = self.settings.prepare
         info = {"fpn_channels": list(heatmap.fpn_channels), "size": prepare.size, "crop": prepare.crop}
