@@ -1,6 +1,7 @@
 """Live poses: a file, a stream and a made-up camera through the whole command, against LivePredictor by hand."""
 
 import asyncio
+import io
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -310,6 +312,28 @@ def test_where_joints_cannot_go(trained, tmp_path, capsys):
     for wrong in ("--osc=9000", "--osc=host:99999", "--websocket=here", "--pace=0"):
         with pytest.raises(SystemExit):
             live.main([wrong])
+
+
+@pytest.mark.parametrize(("terminal", "every"), [(True, 1), (False, 10)])
+def test_the_running_line(monkeypatch, terminal, every):
+    """A terminal shows one line, written over each second; a log gets one each ten seconds."""
+    now, said = [50.0], io.StringIO()
+    monkeypatch.setattr(said, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(live.time, "perf_counter", lambda: now[0])
+    report = live._Report(SimpleNamespace(dropped=7))
+    for _ in range(25):
+        now[0] += 1
+        report.count += 1
+        report.sent.append(report.count / 1000)
+        report.line()
+    lines = said.getvalue().replace("\r", "\n").split("\n")
+    lines = [line.strip() for line in lines if line]
+    assert len(lines) == 25 // every and said.getvalue().count("\r") == (25 if terminal else 0)
+    shown = 25 // every * every  # the latencies are 1, 2, ... ms
+    high = np.percentile(np.arange(1, shown + 1), 95)
+    expected = f"{shown} poses, 7 frames dropped; {(shown + 1) / 2:.0f} ms median, {high:.0f} ms 95th percentile"
+    assert lines[-1] == expected
 
 
 def test_a_reader_of_standard_output_may_leave(trained, tmp_path, monkeypatch, capsys):
