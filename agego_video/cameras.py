@@ -62,8 +62,9 @@ def camera_of(frames, source, calibration, name, fov, frame_size) -> tuple[Fishe
 
 
 def _some(frames, count, between):
-    """At most so many frames, one of every `between`. A source can be read again from the start."""
-    taken = (frame for i, (_, _, frame) in enumerate(open_frames(frames.path)) if i % between == 0)
+    """At most so many frames, one of every `between`: of what has a path from its start, of a camera as they come."""
+    again = frames if frames.path is None else open_frames(frames.path)
+    taken = (frame for i, (_, _, frame) in enumerate(again) if i % between == 0)
     return islice(taken, count)
 
 

@@ -37,6 +37,7 @@ OVERLAYS = ("h264", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
 USUAL_FPS = (20, 40)
 ROLLS = (0, 90, 180, 270)
+ERRORS = (VideoError, CalibrationError, WeightsError, params.SettingsError)  # that commands tell in a line
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Prediction:
 
 
 @contextmanager
-def _interrupts():
+def interrupts():
     """A list that becomes non-empty on Ctrl-C, so that no step is cut in half; a second Ctrl-C stops at once."""
     asked = []
 
@@ -81,16 +82,71 @@ def _interrupts():
         signal.signal(signal.SIGINT, before)
 
 
+@dataclass
+class Eye:
+    """A model, and the camera whose frames it is shown.
+
+    network: for inference, on its device; window: the frames it looks at together, as its config has them. camera: of
+    the frames as they are stored; upright: of the same, turned clockwise by `quarters` of a circle, whose view it sees.
+    notes: how the camera became known.
+    """
+
+    network: torch.nn.Module
+    window: dict
+    camera: FisheyeCamera
+    upright: FisheyeCamera
+    quarters: int
+    view: InputView
+    notes: list
+
+    @classmethod
+    def of(cls, frames, source, model, calibration, camera, fov, frame_size, mount_roll, device):
+        """For the frames of a source; the options, and what they raise, are those of `predict_video`."""
+        network, config = _load(model)
+        own, notes = camera_of(frames, source, calibration, camera, fov, frame_size)
+        if mount_roll not in ROLLS:
+            raise VideoError(f"--mount-roll {mount_roll}; expected one of {', '.join(map(str, ROLLS))}")
+        quarters = mount_roll // 90
+        upright = own.turned(quarters)
+        view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
+        network = for_inference(network).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(network, config["window"], own, upright, quarters, view, notes)
+
+    def look(self, frame):
+        """A BGR frame as it is stored -> (it upright, the view in RGB). Raises ValueError for one of another size."""
+        # A copy, as OpenCV wants its rows one after the other.
+        frame = np.ascontiguousarray(np.rot90(frame, -self.quarters))
+        return frame, cv2.cvtColor(self.view.apply(frame), cv2.COLOR_BGR2RGB)
+
+    def turn_back(self, poses):
+        """Poses (..., 3) seen in upright frames -> in the axes of the camera as it is mounted."""
+        for _ in range(self.quarters):
+            # x to the right of the turned image is up in the stored one, y down of it is to the right.
+            x, y, z = np.moveaxis(poses, -1, 0)
+            poses = np.stack([y, -x, z], axis=-1)
+        return poses
+
+    def pace_note(self, fps, otherwise):
+        """What to say of frames that come at another pace than the model's, or None. otherwise: what to do."""
+        if USUAL_FPS[0] <= fps <= USUAL_FPS[1]:
+            return None
+        span = self.window["step"] * (self.window["length"] - 1) + 1
+        return (
+            f"{fps:.4g} frames a second, but the model's windows are of {span} frames of 25 to 30 a second: motion "
+            f"looks slower or faster to it; {otherwise}"
+        )
+
+
 class _Outputs:
     """The files of one prediction. Rows and overlay frames are written as their poses become known.
 
     Poses come upright, as the overlay and the BVH file show them; joints are written in the axes of the camera as it is
-    mounted, rolled by `quarters` of a circle. caption: of the overlay, after the time.
+    mounted. eye: an Eye. caption: of the overlay, after the time.
     """
 
-    def __init__(self, out, fps, camera, overlay, camera_note, quarters=0, caption=""):
-        self.out, self.fps, self.camera, self.overlay = Path(out), fps, camera, overlay
-        self.camera_note, self._quarters, self._caption = camera_note, quarters, caption
+    def __init__(self, out, fps, eye, overlay, caption=""):
+        self.out, self.fps, self.eye, self.overlay = Path(out), fps, eye, overlay
+        self._caption = caption
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             # Of an earlier run: they would not belong to these joints.
@@ -115,7 +171,7 @@ class _Outputs:
         """Poses of the frames that have waited longest."""
         for pose in poses:
             number, seconds, picture = self._waiting.popleft()
-            mounted = _turn_back(pose, self._quarters)
+            mounted = self.eye.turn_back(pose)
             self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in mounted.ravel())])
             if picture is not None:
                 self._draw(seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
@@ -125,7 +181,7 @@ class _Outputs:
             self.seconds.append(seconds)
 
     def _draw(self, seconds, image, pose):
-        picture = drawing.draw(image, pose, self.camera, f"{seconds:.2f} s{self._caption}")
+        picture = drawing.draw(image, pose, self.eye.upright, f"{seconds:.2f} s{self._caption}")
         if self._writer is None:
             self._start, self._size = seconds, picture.shape[1::-1]
             self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size)
@@ -147,7 +203,7 @@ class _Outputs:
                 time_s=seconds,
                 joint_names=np.array(JOINT_NAMES),
                 fps=self.fps,
-                camera_note=np.array(self.camera_note),
+                camera_note=np.array("; ".join(self.eye.notes)),
             )
             write_bvh(files["bvh"], _without_gaps(np.stack(self._upright), frames, seconds, self.fps), self.fps)
         if self._writer is None:
@@ -155,15 +211,6 @@ class _Outputs:
         else:
             self._writer.close()
         return files
-
-
-def _turn_back(poses, quarters):
-    """Poses (..., 3) seen in images that were turned clockwise, in quarters of a circle -> in the camera's own axes."""
-    for _ in range(quarters):
-        # x to the right of the turned image is up in the stored one, y down of it is to the right.
-        x, y, z = np.moveaxis(poses, -1, 0)
-        poses = np.stack([y, -x, z], axis=-1)
-    return poses
 
 
 def _uneven(frames, seconds, fps):
@@ -225,42 +272,30 @@ def predict_video(
     frames = open_frames(source, fps)
     if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
-    network, config = _load(model)
-    own, camera_notes = camera_of(frames, source, calibration, camera, fov, frame_size)
-    if mount_roll not in ROLLS:
-        raise VideoError(f"--mount-roll {mount_roll}; expected one of {', '.join(map(str, ROLLS))}")
-    quarters = mount_roll // 90
-    upright = own.turned(quarters)
-    view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    window = config["window"]
-    max_gap = window["max_gap"]
-    network, rate = for_inference(network).to(device), frames.fps / every
+    eye = Eye.of(frames, source, model, calibration, camera, fov, frame_size, mount_roll, device)
+    window, rate = eye.window, frames.fps / every
 
     def stream():
-        return PoseStream(network, window["length"], window["stride"], window["step"], chunk)
+        return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk)
 
-    camera_note = "; ".join(camera_notes)
-    outputs = _Outputs(out, rate, upright, overlay, camera_note, quarters, ", lens assumed" if fov else "")
+    outputs = _Outputs(out, rate, eye, overlay, ", lens assumed" if fov else "")
     skipped, last, part = {}, None, stream()
-    with _interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
+    with interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
         try:
             for number, seconds, frame in _each(frames, every, progress):
                 if interrupted:
                     break
-                # A copy, as OpenCV wants its rows one after the other.
-                frame = np.ascontiguousarray(np.rot90(frame, -quarters))
                 try:
-                    image = view.apply(frame)
+                    frame, image = eye.look(frame)
                 except ValueError as error:
                     skipped[f"frame {number * every}"] = f"wrong size: {error}"
                     continue
-                if last is not None and round((seconds - last) * rate) - 1 > max_gap:
+                if last is not None and round((seconds - last) * rate) - 1 > window["max_gap"]:
                     outputs.write(part.finish())
                     part = stream()
                 last = seconds
                 outputs.wait(number, seconds, frame)
-                outputs.write(part.push(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
+                outputs.write(part.push(image))
         finally:
             try:
                 outputs.write(part.finish())
@@ -269,20 +304,15 @@ def predict_video(
     skipped |= frames.skipped
     if not outputs.poses:
         _fail_without_poses(source, skipped)
-    notes = [*frames.notes, *camera_notes]
-    if not USUAL_FPS[0] <= rate <= USUAL_FPS[1]:
-        span = window["step"] * (window["length"] - 1) + 1
-        notes.append(
-            f"{rate:.4g} frames a second, but the model's windows are of {span} frames of 25 to 30 a second: motion "
-            "looks slower or faster to it; --every thins a faster video out"
-        )
+    pace = eye.pace_note(rate, "--every thins a faster video out")
+    notes = [*frames.notes, *eye.notes, *([pace] if pace else [])]
     if _uneven(np.array(outputs.frames), np.array(outputs.seconds), rate):
         notes.append(
             f"frames come at an uneven pace; joints and overlay have their true times, and motion.bvh is in real time "
             f"at {rate:.4g} frames a second"
         )
     arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
-    return Prediction(*arrays, rate, own, camera_note, skipped, notes, files, bool(interrupted))
+    return Prediction(*arrays, rate, eye.camera, "; ".join(eye.notes), skipped, notes, files, bool(interrupted))
 
 
 def _load(path):
@@ -315,28 +345,38 @@ def render_demo(path, fps=30.0):
     return folder
 
 
+def add_options(parser, kalibr="--camera"):
+    """Which model, camera and device: the options of every command that predicts, named as `Eye.of` takes them.
+
+    kalibr: name of the one that chooses a camera of a Kalibr camchain.
+    """
+    parser.add_argument(
+        "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
+    )
+    parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: the project's SceneEgo set's)")
+    parser.add_argument(
+        kalibr, dest="camera", metavar="NAME", help="which camera of a Kalibr camchain (default: its first)"
+    )
+    parser.add_argument("--fov", type=float, metavar="DEGREES", help="in place of a calibration: an "
+                        "equidistant lens, with this field of view over the image circle of the frames")  # fmt: skip
+    parser.add_argument("--frame-size", type=width_and_height, metavar="WxH", help="size of the calibration's image "
+                        "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
+    parser.add_argument("--mount-roll", type=int, choices=ROLLS, default=0, metavar="DEGREES", help="by which frames "
+                        "are turned clockwise to be upright: 90, 180 or 270")  # fmt: skip
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
 def main(arguments=None):
     """The command -> exit status: 0, 1 for an error, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m agego_lib.predict", description=__doc__.split("\n\n")[1])
     parser.add_argument("video", help="a fisheye video file, or a folder of frames")
     parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
-    parser.add_argument(
-        "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
-    )
-    parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: the project's SceneEgo set's)")
-    parser.add_argument("--camera", metavar="NAME", help="which camera of a Kalibr camchain (default: its first)")
-    parser.add_argument("--fov", type=float, metavar="DEGREES", help="in place of a calibration: an "
-                        "equidistant lens, with this field of view over the image circle of the frames")  # fmt: skip
-    parser.add_argument("--frame-size", type=_width_and_height, metavar="WxH", help="size of the calibration's image "
-                        "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
-    parser.add_argument("--mount-roll", type=int, choices=ROLLS, default=0, metavar="DEGREES", help="by which frames "
-                        "are turned clockwise to be upright: 90, 180 or 270")  # fmt: skip
+    add_options(parser)
     parser.add_argument(
         "--overlay", choices=OVERLAYS, default="h264", help="codec of overlay.mp4, or none (default: %(default)s)"
     )
-    parser.add_argument("--every", type=_positive(int), default=1, metavar="K", help="use every K-th frame only")
-    parser.add_argument("--fps", type=_positive(float), help="frames a second of a folder of frames (default: 30)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--every", type=positive(int), default=1, metavar="K", help="use every K-th frame only")
+    parser.add_argument("--fps", type=positive(float), help="frames a second of a folder of frames (default: 30)")
     parser.add_argument("--demo", action="store_true", help="first write VIDEO from a test sequence of this project")
     options = parser.parse_args(arguments)
     try:
@@ -344,7 +384,7 @@ def main(arguments=None):
             print(f"{options.video}: made of {render_demo(options.video)}")
         named = {k: v for k, v in vars(options).items() if k not in ("video", "out", "demo")}
         result = predict_video(options.video, options.out, **named)
-    except (VideoError, CalibrationError, WeightsError, params.SettingsError) as error:
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for note in result.notes:
@@ -360,17 +400,17 @@ def main(arguments=None):
     return 130 if result.interrupted else 0
 
 
-def _width_and_height(text):
+def width_and_height(text):
     width, height = (int(part) for part in text.lower().split("x"))
     if min(width, height) < 1:
         raise ValueError
     return width, height
 
 
-_width_and_height.__name__ = "WIDTHxHEIGHT"
+width_and_height.__name__ = "WIDTHxHEIGHT"
 
 
-def _positive(kind):
+def positive(kind):
     def read(text):
         value = kind(text)
         if not value > 0:

@@ -18,12 +18,17 @@ import torch
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def arguments(description):
-    """The command line of a benchmark: --quick for sizes that only show that it runs, --threads, --out."""
+def arguments(description, more=None):
+    """The command line of a benchmark: --quick for sizes that only show that it runs, --threads, --out.
+
+    more: adds options of its own to the parser.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its numbers mean nothing")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON results")
+    if more:
+        more(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options

@@ -295,7 +295,7 @@ def test_which_camera_of_a_chain(tmp_path):
     with pytest.raises(CalibrationError, match=r"no camera 'cam2'; expected one of cam0, cam1"):
         read_camera(path, "cam2")
     for alone in (PLAIN["K"], GOOD, stereographic(), yaml.safe_dump(chain("ds"))):
-        with pytest.raises(CalibrationError, match=r"of one camera.*leave --camera out"):
+        with pytest.raises(CalibrationError, match=r"of one camera.*leave its name out"):
             read_camera(write(tmp_path / "alone", alone), "cam0")
     with pytest.raises(CalibrationError, match=r"nowhere: no such calibration file; understood are"):
         read_camera(tmp_path / "nowhere")

@@ -97,7 +97,7 @@ def read_camera(path: str | Path, camera: str | None = None) -> Calibration:
 
 def _one_alone(camera, path):
     if camera is not None:
-        raise CalibrationError(f"{path}: of one camera, so there is no {camera!r} in it; leave --camera out")
+        raise CalibrationError(f"{path}: of one camera, so there is no {camera!r} in it; leave its name out")
 
 
 def _numbers(text):
