@@ -17,7 +17,7 @@ SWAY = {"spine": 3, "chest": 3, "neck": 4, "head": 4, "shoulder": 3, "upperarm":
         "thigh": 3, "shin": 2, "foot": 3, "toe": 2}  # fmt: skip
 BLEND_SECONDS = 0.27
 SPEEDS = 0.6, 1.6
-# What is for tests alone: clips, postures and gestures (of GESTURES in actions.py) of every kind.
+# What is for tests alone: clips, postures and gestures (of GESTURES in actions/) of every kind.
 HELD_OUT = frozenset({
     "run", "dance", "spinkick",
     "sit crossed", "kneel on one", "lunge", "side-step",
