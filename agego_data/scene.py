@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from agego_data import props, surfaces
+from agego_data import clothes, props, surfaces
 from agego_data.surfaces import SIDE, WALL_METRES, WALL_ROWS
 
 FARTHEST = np.float32(40.0)  # metres of floor
@@ -169,7 +169,7 @@ class Stage:
     """
 
     room: Room
-    outfit: surfaces.Outfit
+    outfit: clothes.Outfit
     atlas: np.ndarray
     gear: props.Mesh
     standing: list
@@ -186,7 +186,7 @@ class Stage:
         if len(floating):
             raise ValueError(f"frame {floating[0]}: held 'laptop', but desk_m is NaN; expected a table to lie on")
         atlas = surfaces.Atlas()
-        outfit = surfaces.dress(body, person, rng, atlas)
+        outfit = clothes.dress(body, person, rng, atlas)
         made = props.Materials(rng, atlas)
         room = Room.random(rng, take.starts.reshape(-1, 3), made)
         grip = props.Grip(body)
@@ -228,7 +228,7 @@ class Stage:
         starts, turns = take.starts[i], take.turns[i]
         body = outfit.body
         vertices = body.skin(starts, turns)
-        normals = surfaces.vertex_normals(vertices, body.faces)
+        normals = clothes.vertex_normals(vertices, body.faces)
         towards = eye - vertices
         towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
         glint = lights.glint(normals, towards)[body.faces] * outfit.shine[:, None]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agego_data import body as bodies
-from agego_data import motion, optics, props, scene, surfaces, synthetic
+from agego_data import clothes, motion, optics, props, scene, surfaces, synthetic
 from agego_lib.camera import FisheyeCamera
 from agego_lib.datasets.image_circle import fit_circle, is_off
 
@@ -270,13 +270,13 @@ def test_sleeves_end_where_they_should(people):
     skin, shirt = np.array([120.0, 150, 200]), np.array([200.0, 30, 30])
     fabric = np.tile(shirt, (192, 96, 1))
     for covered in (0.4, 1.0, 1.8):
-        image = surfaces.limb_texture(rng, skin, covered, fabric.copy(), 1.0, 0.0)
-        along = np.linspace(-surfaces.MARGIN, surfaces.LONGEST, 192)
+        image = clothes.limb_texture(rng, skin, covered, fabric.copy(), 1.0, 0.0)
+        along = np.linspace(-clothes.MARGIN, clothes.LONGEST, 192)
         blue = image[..., 0].mean(1) > image[..., 2].mean(1)
         at = np.abs(along - covered) > 0.012  # but for the row at the end itself
         np.testing.assert_array_equal(blue[at], along[at] < covered)
     body = people[0]
-    along, around = surfaces.limb_coordinates(body)
+    along, around = clothes.limb_coordinates(body)
     for side in "RL":
         # Half way from shoulder to elbow is 0.5, from elbow to wrist 1.5.
         for bone, base, after in (("upperarm", 0, "forearm"), ("forearm", 1, "hand")):
