@@ -1,8 +1,8 @@
-"""Poses of a fisheye video: python -m agego_lib.predict video.mp4 --out poses/
+"""Poses of fisheye videos: python -m agego_lib.predict video.mp4 --out poses/
 
 Reads a video file or a folder of frames one by one, and writes into the folder of --out: joints.csv and joints.npz
-(metres in the camera frame, seconds), motion.bvh (opens in Blender) and overlay.mp4. The video is never held whole.
-Ctrl-C stops it; what is done by then is finished and kept.
+(metres in the camera frame, seconds), motion.bvh (opens in Blender) and overlay.mp4; of several videos each into a
+folder of its own there. No video is ever held whole. Ctrl-C stops it; what is done by then is finished and kept.
 """
 
 import argparse
@@ -27,12 +27,23 @@ from agego_lib.models.build import for_inference, load_model
 from agego_lib.progress import bar
 from agego_lib.skeleton import JOINT_NAMES
 from agego_video import overlay as drawing
-from agego_video.bvh import write_bvh
+from agego_video import trajectory as trajectories
+from agego_video.bvh import KINDS, write_bvh
 from agego_video.cameras import camera_of, project_for, rendered, resolved
+from agego_video.gltf import write_gltf
+from agego_video.rig import AXES
 from agego_video.video import VideoError, VideoWriter, open_frames, render_video
 
 TRAINED = "artifacts/finetune/model.safetensors"  # in the project's folder, once `make repro` has run
-OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overlay": "overlay.mp4"}
+OUTPUTS = {
+    "csv": "joints.csv",
+    "npz": "joints.npz",
+    "world": "joints_world.csv",
+    "bvh": "motion.bvh",
+    "gltf": "motion.glb",
+    "overlay": "overlay.mp4",
+}
+HEADER = ("frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz"))
 OVERLAYS = ("h264", "none")
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
 USUAL_FPS = (20, 40)
@@ -47,6 +58,8 @@ class Prediction:
     times. fps: frames a second of the video, or of those taken from it. camera: of the frames as they are stored.
     camera_note: how the camera became known. skipped: frame -> why it has no pose.
     notes: what else was found. files: kind -> path. interrupted: whether Ctrl-C ended it.
+    world: (N, 15, 3) m in the world, NaN where the camera's place is not known; None without a trajectory.
+    bvh_misses: (M, 15) mm from the joints of motion.bvh, of M frames at an even pace, to those predicted.
     """
 
     poses: np.ndarray
@@ -59,6 +72,8 @@ class Prediction:
     notes: list = field(default_factory=list)
     files: dict = field(default_factory=dict)
     interrupted: bool = False
+    world: np.ndarray | None = None
+    bvh_misses: np.ndarray | None = None
 
 
 @contextmanager
@@ -85,24 +100,35 @@ class _Outputs:
     """The files of one prediction. Rows and overlay frames are written as their poses become known.
 
     Poses come upright, as the overlay and the BVH file show them; joints are written in the axes of the camera as it is
-    mounted, rolled by `quarters` of a circle. caption: of the overlay, after the time.
+    mounted, rolled by `quarters` of a circle. caption: of the overlay, after the time. bvh: of KINDS. gltf: whether to
+    write one. trajectory: into the world, or None. notes: what is worth saying of the files, once they are finished.
     """
 
-    def __init__(self, out, fps, camera, overlay, camera_note, quarters=0, caption=""):
+    def __init__(self, out, fps, camera, overlay, camera_note, quarters, caption, bvh, gltf, trajectory):
         self.out, self.fps, self.camera, self.overlay = Path(out), fps, camera, overlay
         self.camera_note, self._quarters, self._caption = camera_note, quarters, caption
-        try:
+        self._bvh, self._gltf, self._trajectory = bvh, gltf, trajectory
+        with self._errors():
             self.out.mkdir(parents=True, exist_ok=True)
-            # Of an earlier run: they would not belong to these joints.
+        self._file, self._waiting, self._writer = None, deque(), None
+        self.poses, self._upright, self.frames, self.seconds, self.notes = [], [], [], [], []
+        self.world, self.bvh_misses = None, None
+
+    @contextmanager
+    def _errors(self):
+        try:
+            yield
+        except OSError as error:
+            raise VideoError(f"{self.out}: cannot be written to ({error}); choose another folder with --out") from None
+
+    def _start(self):
+        """With the first pose, and no sooner: the files of an earlier run go, as they would not belong to these."""
+        with self._errors():
             for name in OUTPUTS.values():
                 (self.out / name).unlink(missing_ok=True)
             self._file = (self.out / OUTPUTS["csv"]).open("w", newline="")
-        except OSError as error:
-            raise VideoError(f"{out}: cannot be written to ({error}); choose another folder with --out") from None
         self._rows = csv.writer(self._file)
-        self._rows.writerow(["frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz")])
-        self._waiting, self._writer = deque(), None
-        self.poses, self._upright, self.frames, self.seconds = [], [], [], []
+        self._rows.writerow(HEADER)
 
     def wait(self, number, seconds, frame):
         """A frame whose pose is not known yet; kept as JPEG, a tenth of its pixels' size."""
@@ -114,9 +140,11 @@ class _Outputs:
     def write(self, poses):
         """Poses of the frames that have waited longest."""
         for pose in poses:
+            if self._file is None:
+                self._start()
             number, seconds, picture = self._waiting.popleft()
             mounted = _turn_back(pose, self._quarters)
-            self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in mounted.ravel())])
+            self._rows.writerow(_row(number, seconds, mounted))
             if picture is not None:
                 self._draw(seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
             self.poses.append(mounted)
@@ -127,34 +155,74 @@ class _Outputs:
     def _draw(self, seconds, image, pose):
         picture = drawing.draw(image, pose, self.camera, f"{seconds:.2f} s{self._caption}")
         if self._writer is None:
-            self._start, self._size = seconds, picture.shape[1::-1]
+            self._begin, self._size = seconds, picture.shape[1::-1]
             self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size)
         if picture.shape[1::-1] != self._size:
             picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
         # A frame without a pose leaves the picture before it standing.
-        self._writer.write(picture, seconds - self._start)
+        self._writer.write(picture, seconds - self._begin)
 
     def finish(self):
         """Write what goes in one piece and close all -> kind -> path of what was written."""
+        if self._file is None:
+            return {}
         self._file.close()
         files = {kind: self.out / name for kind, name in OUTPUTS.items()}
-        if self.poses:
-            poses, frames, seconds = np.stack(self.poses), np.array(self.frames), np.array(self.seconds)
-            np.savez(
-                files["npz"],
-                joints_3d=poses,
-                frame=frames,
-                time_s=seconds,
-                joint_names=np.array(JOINT_NAMES),
-                fps=self.fps,
-                camera_note=np.array(self.camera_note),
-            )
-            write_bvh(files["bvh"], _without_gaps(np.stack(self._upright), frames, seconds, self.fps), self.fps)
-        if self._writer is None:
-            del files["overlay"]
-        else:
-            self._writer.close()
-        return files
+        try:
+            self._write_whole(files)
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+        return {kind: path for kind, path in files.items() if path.exists()}
+
+    def _write_whole(self, files):
+        poses, frames, seconds = np.stack(self.poses), np.array(self.frames), np.array(self.seconds)
+        arrays, shown, axes, lost = {}, np.stack(self._upright), AXES, None
+        if self._trajectory:
+            try:
+                self.world, notes = self._trajectory.world(poses, seconds)
+                self.notes += notes
+                arrays["world"], axes = self.world, self._trajectory.axes
+            except trajectories.TrajectoryError as error:  # the joints in the camera frame are worth keeping
+                lost = error
+        np.savez(
+            files["npz"],
+            joints_3d=poses,
+            frame=frames,
+            time_s=seconds,
+            joint_names=np.array(JOINT_NAMES),
+            fps=self.fps,
+            camera_note=np.array(self.camera_note),
+            **arrays,
+        )
+        if lost is not None:
+            raise lost
+        if self.world is not None:
+            known = np.isfinite(self.world).all((1, 2))
+            shown, frames, seconds = self.world[known], frames[known], seconds[known]
+            with files["world"].open("w", newline="") as file:
+                csv.writer(file).writerows([HEADER, *map(_row, frames, seconds, shown)])
+        even = _without_gaps(shown, frames, seconds, self.fps)
+        self.bvh_misses = 1000 * write_bvh(files["bvh"], even, self.fps, axes, self._bvh)
+        if self._gltf:
+            write_gltf(files["gltf"], shown, seconds, axes)
+
+
+def _row(number, seconds, pose):
+    return [number, f"{seconds:.6f}", *(f"{v:.6f}" for v in pose.ravel())]
+
+
+def _device(name):
+    """The device of that name, which does compute here; by default a GPU where there is one."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=name).item()
+    # Backends that are not built in, or have no hardware, fail in several ways.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise VideoError(f"--device {name}: not usable here ({reason}); expected one of {', '.join(there)}") from None
+    return name
 
 
 def _turn_back(poses, quarters):
@@ -198,7 +266,7 @@ def _fail_without_poses(source, skipped):
 
 def predict_video(
     source, out, model=None, calibration=None, *, camera=None, fov=None, frame_size=None, mount_roll=0,
-    overlay="h264", every=1, fps=None, chunk=32, device=None,
+    overlay="h264", every=1, fps=None, chunk=32, device=None, bvh="rotations", gltf=False, trajectory=None,
 ):  # fmt: skip
     """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
 
@@ -214,15 +282,21 @@ def predict_video(
     be upright; joints come out in the axes of the frames as they are stored.
     overlay: codec of overlay.mp4 ("h264", see VideoWriter), or "none". every: only each every-th frame is
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
+    bvh: "rotations" or "positions", see write_bvh. gltf: whether to write motion.glb too. trajectory: a Trajectory of
+    the camera as it is mounted: then the joints in the world are written too, and motion.bvh and motion.glb are there.
 
     A frame that does not decode or has another size is counted in `skipped` and has no pose: joints.csv and joints.npz
     leave it out, motion.bvh fills it linearly, overlay.mp4 leaves the picture before standing. Time is that of the
     video's time stamps, also where they come unevenly. No window spans a hole of the time of more
     than the model's `window.max_gap` frames. Whatever ends the run early, the files hold the frames done so far.
+    Files of an earlier run stay until this one has a pose.
     Raises VideoError, CalibrationError or WeightsError, which name the file and say what to do, and SettingsError
     where a default is needed and there is no project, or its params.yaml cannot be read.
     """
+    device = _device(device)
     frames = open_frames(source, fps)
+    if trajectory is not None and frames.length is not None:
+        trajectory.check_overlap(frames.length)
     if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
     network, config = _load(model)
@@ -232,7 +306,6 @@ def predict_video(
     quarters = mount_roll // 90
     upright = own.turned(quarters)
     view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     window = config["window"]
     max_gap = window["max_gap"]
     network, rate = for_inference(network).to(device), frames.fps / every
@@ -241,7 +314,8 @@ def predict_video(
         return PoseStream(network, window["length"], window["stride"], window["step"], chunk)
 
     camera_note = "; ".join(camera_notes)
-    outputs = _Outputs(out, rate, upright, overlay, camera_note, quarters, ", lens assumed" if fov else "")
+    caption = ", lens assumed" if fov else ""
+    outputs = _Outputs(out, rate, upright, overlay, camera_note, quarters, caption, bvh, gltf, trajectory)
     skipped, last, part = {}, None, stream()
     with _interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
         try:
@@ -269,7 +343,7 @@ def predict_video(
     skipped |= frames.skipped
     if not outputs.poses:
         _fail_without_poses(source, skipped)
-    notes = [*frames.notes, *camera_notes]
+    notes = [*frames.notes, *camera_notes, *outputs.notes]
     if not USUAL_FPS[0] <= rate <= USUAL_FPS[1]:
         span = window["step"] * (window["length"] - 1) + 1
         notes.append(
@@ -282,7 +356,8 @@ def predict_video(
             f"at {rate:.4g} frames a second"
         )
     arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
-    return Prediction(*arrays, rate, own, camera_note, skipped, notes, files, bool(interrupted))
+    made = files, bool(interrupted), outputs.world, outputs.bvh_misses
+    return Prediction(*arrays, rate, own, camera_note, skipped, notes, *made)
 
 
 def _load(path):
@@ -315,11 +390,34 @@ def render_demo(path, fps=30.0):
     return folder
 
 
+def folders_for(videos, out):
+    """A folder for each video: `out` for a single one, else one within, by its name without the suffix.
+
+    Where two would share one, all have their suffix, and then the folder they come from, in the name.
+    Raises VideoError where that does not part them.
+    """
+    if len(videos) == 1:
+        return [Path(out)]
+    paths = [Path(video).resolve() for video in videos]
+    for name in (
+        lambda path: path.name if path.is_dir() else path.stem,
+        lambda path: path.name,
+        lambda path: f"{path.parent.name}_{path.name}",
+    ):
+        names = [name(path) for path in paths]
+        # Some file systems take A and a for one.
+        if len({text.casefold() for text in names}) == len(names):
+            return [Path(out) / text for text in names]
+    twice = next(video for i, video in enumerate(videos) if names[i].casefold() in map(str.casefold, names[:i]))
+    raise VideoError(f"{twice}: given twice, or of one name with another one; predict it in a call of its own")
+
+
 def main(arguments=None):
-    """The command -> exit status: 0, 1 for an error, 130 after Ctrl-C."""
+    """The command -> exit status: 0, 1 for an error with any video, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m agego_lib.predict", description=__doc__.split("\n\n")[1])
-    parser.add_argument("video", help="a fisheye video file, or a folder of frames")
-    parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
+    parser.add_argument("videos", nargs="+", metavar="video", help="a fisheye video file, or a folder of frames")
+    parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s); for several videos "
+                        "one within for each")  # fmt: skip
     parser.add_argument(
         "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
     )
@@ -338,15 +436,44 @@ def main(arguments=None):
     parser.add_argument("--fps", type=_positive(float), help="frames a second of a folder of frames (default: 30)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--demo", action="store_true", help="first write VIDEO from a test sequence of this project")
+    parser.add_argument("--bvh", choices=KINDS, default=KINDS[0], help="what motion.bvh says of each joint: rotations "
+                        "alone, or exact positions too (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--gltf", action="store_true", help="write motion.glb too, for viewers")
+    trajectories.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.demo and len(options.videos) > 1:
+        parser.error(f"--demo writes one video; {len(options.videos)} are named")
     try:
-        if options.demo:
-            print(f"{options.video}: made of {render_demo(options.video)}")
-        named = {k: v for k, v in vars(options).items() if k not in ("video", "out", "demo")}
-        result = predict_video(options.video, options.out, **named)
-    except (VideoError, CalibrationError, WeightsError, params.SettingsError) as error:
+        folders = folders_for(options.videos, options.out)
+        trajectory = trajectories.from_options(options)
+        if trajectory and len(folders) > 1:
+            raise VideoError("--trajectory is of one video; predict the others in calls of their own")
+    except VideoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    left_out = ("videos", "out", "demo", "trajectory_offset", "trajectory_inverse", "up", "floor")
+    named = {k: v for k, v in vars(options).items() if k not in left_out} | {"trajectory": trajectory}
+    failed = 0
+    for video, folder in zip(options.videos, folders, strict=True):
+        if len(folders) > 1:
+            print(f"{video}:")
+        try:
+            if options.demo:
+                print(f"{video}: made of {render_demo(video)}")
+            result = predict_video(video, folder, **named)
+        except (VideoError, CalibrationError, WeightsError, params.SettingsError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        _tell(result)
+        if result.interrupted:
+            return 130
+    if failed and len(folders) > 1:
+        print(f"error: {failed} of {len(folders)} videos failed, see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _tell(result):
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for frame, reason in list(result.skipped.items())[:10]:
@@ -357,7 +484,11 @@ def main(arguments=None):
     print(f"{len(result.poses)} poses{ended}; {len(result.skipped)} frames skipped")
     for path in result.files.values():
         print(path)
-    return 130 if result.interrupted else 0
+    if result.bvh_misses.any():
+        print(
+            f"motion.bvh has bones of one length: {result.bvh_misses.mean():.1f} mm from these joints on average, "
+            f"{result.bvh_misses.max():.0f} mm at most; --bvh positions misses none, where a program reads positions"
+        )
 
 
 def _width_and_height(text):
