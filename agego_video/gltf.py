@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from agego_lib.skeleton import SIDE_COLOURS
-from agego_video.rig import AXES, CHILDREN, NAMES, PARENTS, rig
+from agego_video.rig import AXES, CHILDREN, NAMES, PARENTS, rest_direction, rig
 
 _FLOAT, _BYTE, _SHORT = 5126, 5121, 5123
 _KINDS = {_FLOAT: np.float32, _BYTE: np.uint8, _SHORT: np.uint16}
@@ -58,14 +58,14 @@ def _body(rest, buffer):
     """The mesh of the bones at rest, places (J, 3) -> attributes and indices of its primitive."""
     corners, joints, colours, faces = [], [], [], []
     for child, parent in enumerate(PARENTS):
-        bone = rest[child] - rest[parent]
-        length = np.linalg.norm(bone)
-        if parent < 0 or length < 1e-6:
+        direction = rest_direction(NAMES[child])
+        if not direction.any():
             continue
-        x = np.cross(bone / length, np.eye(3)[np.abs(bone).argmin()])
+        bone = rest[child] - rest[parent]
+        x = np.cross(direction, np.eye(3)[np.abs(direction).argmin()])
         x /= np.linalg.norm(x)
-        across = [x, np.cross(bone / length, x)]
-        ring = [sign * axis * _THICK * length for sign in (1, -1) for axis in across]
+        across = [x, np.cross(direction, x)]
+        ring = [sign * axis * _THICK * np.linalg.norm(bone) for sign in (1, -1) for axis in across]
         faces += [[len(corners) + i for i in face] for face in _FACES]
         corners += [rest[parent], *(rest[parent] + bone * _RING + part for part in ring), rest[child]]
         # The parent points at the child, so that the ring stays across.

@@ -486,8 +486,8 @@ def _tell(result):
         print(path)
     if result.bvh_misses.any():
         print(
-            f"motion.bvh has bones of one length: {result.bvh_misses.mean():.1f} mm from these joints on average, "
-            f"{result.bvh_misses.max():.0f} mm at most; --bvh positions misses none, where a program reads positions"
+            f"motion.bvh keeps bones at one length: joints {result.bvh_misses.mean():.1f} mm off on average, "
+            f"{result.bvh_misses.max():.0f} mm at most (--bvh positions: exact, for Blender)"
         )
 
 

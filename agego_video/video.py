@@ -47,8 +47,7 @@ class VideoFile:
             found = "has no frame that decodes"
             self._decoded = self._decode()
             self._first = next(self._decoded, None)
-        # No stream of pictures is an IndexError.
-        except (av.FFmpegError, IndexError):
+        except av.FFmpegError:
             pass
         if self._first is None:
             raise VideoError(
@@ -69,7 +68,11 @@ class VideoFile:
     def _open(self):
         # A colon in a name makes no protocol of it, and a playlist opens nothing but files.
         container = av.open(f"file:{self.path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
-        return container, container.streams.video[0]
+        # Not the first: a cover picture may come before it.
+        stream = container.streams.best("video")
+        if stream is None:
+            raise VideoError(f"{self.path}: a file without pictures, of sound or text alone; expected a video")
+        return container, stream
 
     def _count(self):
         """(frames a second, frames) by the time stamps alone: browsers record without a rate."""

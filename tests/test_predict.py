@@ -381,7 +381,7 @@ def test_the_bvh_file_says_how_far_off_it_is(trained, tmp_path, capsys):
     folder, out = write_folder(tmp_path / "frames", range(5)), tmp_path / "out"
     options = [f"--{name}={path}" for name, path in trained.items()]
     assert predict.main([str(folder), f"--out={out}", "--overlay=none", *options]) == 0
-    said = re.search(r"one length: ([\d.]+) mm .* on average, (\d+) mm at most", capsys.readouterr().out)
+    said = re.search(r"one length: joints ([\d.]+) mm off on average, (\d+) mm at most", capsys.readouterr().out)
     root = bvhio.readAsHierarchy(str(out / "motion.bvh"))
     joints = {joint.Name: joint for joint, _, _ in root.layout()}
     off = []
@@ -736,6 +736,27 @@ def test_a_colon_in_a_name(tmp_path, monkeypatch):
     assert len(list(VideoFile(name))) == 3
     assert render_video(write_folder(tmp_path / "frames", range(2)), "12:30.mp4") == 2
     assert len(list(VideoFile("12:30.mp4"))) == 2
+
+
+def test_a_cover_picture_is_no_video_and_sound_none(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        streams = [file.add_stream(codec, rate=rate) for codec, rate in (("mjpeg", 1), ("libx264", 25))]
+        for stream, size, pixels in zip(streams, ((64, 64), SIZE), ("yuvj420p", "yuv420p"), strict=True):
+            (stream.width, stream.height), stream.pix_fmt = size, pixels
+        cover = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="bgr24").reformat(format="yuvj420p")
+        file.mux(streams[0].encode(cover))
+        for image in [*(av.VideoFrame.from_ndarray(picture(i), format="bgr24") for i in range(5)), None]:
+            file.mux(streams[1].encode(image))
+    video = VideoFile(tmp_path / "a.mkv")
+    assert video.size == SIZE and len(list(video)) == 5
+    with av.open(str(tmp_path / "a.m4a"), "w") as file:
+        stream = file.add_stream("aac", rate=48000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), "fltp", "mono")
+        sound.sample_rate = 48000
+        for part in (sound, None):
+            file.mux(stream.encode(part))
+    with pytest.raises(VideoError, match="a file without pictures"):
+        VideoFile(tmp_path / "a.m4a")
 
 
 def test_tags_in_any_encoding(tmp_path):
