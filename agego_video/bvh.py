@@ -11,10 +11,20 @@ KINDS = ("rotations", "positions")
 
 
 def _angles(rotations):
-    """Rotations (N, ..., 3, 3) = Rz Rx Ry -> degrees (N, ..., 3) about z, x, y, without jumps over time."""
+    """Rotations (N, ..., 3, 3) = Rz Rx Ry -> degrees (N, ..., 3) about z, x, y, with as small jumps as there can be.
+
+    Programs fill in between frames angle by angle.
+    """
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # gimbal lock: any split of the turn will do
         angles = Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_euler("ZXY")
-    return np.degrees(np.unwrap(angles.reshape(rotations.shape[:-1]), axis=0))
+    angles = angles.reshape(rotations.shape[:-1])
+    # Every rotation has two triples, and whole turns more of each.
+    both = np.stack([angles, angles * (1, -1, 1) + np.pi])
+    for frame in range(1, len(angles)):
+        near = both[:, frame] + 2 * np.pi * np.round((angles[frame - 1] - both[:, frame]) / (2 * np.pi))
+        away = np.abs(near - angles[frame - 1]).sum(-1, keepdims=True)
+        angles[frame] = np.where(away[0] <= away[1], near[0], near[1])
+    return np.degrees(angles)
 
 
 def _hierarchy(offsets, positions, joint=0, depth=0):

@@ -484,7 +484,7 @@ def _tell(result):
     print(f"{len(result.poses)} poses{ended}; {len(result.skipped)} frames skipped")
     for path in result.files.values():
         print(path)
-    if result.bvh_misses.any():
+    if result.bvh_misses.max() > 0.05:
         print(
             f"motion.bvh keeps bones at one length: joints {result.bvh_misses.mean():.1f} mm off on average, "
             f"{result.bvh_misses.max():.0f} mm at most (--bvh positions: exact, for Blender)"

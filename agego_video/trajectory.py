@@ -129,6 +129,9 @@ def read_trajectory(path, *, inverse=False, **options):
             lambda i: f"time stamp {seconds[i]:.6f} after {seconds[i - 1]:.6f}",
             "expected ascending ones, each once; sort the file and leave duplicates out",
         )
+    apart = np.median(np.diff(seconds))
+    if apart > 60:
+        raise TrajectoryError(f"{path}: time stamps {apart:.6g} apart; expected seconds (nanoseconds divided by 1e9)")
     if (np.abs(length - 1) > NO_UNIT).any():
         fail(
             np.abs(length - 1) > NO_UNIT,

@@ -11,6 +11,7 @@ import pytest
 
 from agego_lib.skeleton import JOINT_NAMES
 from agego_video.bvh import write_bvh
+from agego_video.rig import NAMES as RIG_NAMES
 from agego_video.rig import rig
 
 NAMES = {name: i for i, name in enumerate(JOINT_NAMES)}
@@ -189,19 +190,27 @@ def test_straight_standing_needs_no_rotation(tmp_path):
     assert len(values) == 6 + 18 * 3 and np.abs(values[3:]).max() < 15
 
 
-def test_no_jumps_over_time(tmp_path):
-    """An arm that circles twice in the frontal plane turns by 720 degrees about z, never back."""
-    angle = np.linspace(0, 4 * np.pi, 200)
+@pytest.mark.parametrize(
+    ("chain", "across", "axis"),
+    [
+        # An arm in the frontal plane, about z; a leg in the sagittal one, about x, the angle in the middle, past 90.
+        (("shoulder", "elbow", "wrist"), (1, 0, 0), 0),
+        (("hip", "knee", "ankle", "toe"), (0, 1, 0), 1),
+    ],
+)
+def test_no_jumps_over_time(tmp_path, chain, across, axis):
+    """A limb that circles twice turns by 720 degrees about one axis, never back, and no angle jumps."""
+    angle = np.linspace(0.1, 0.1 + 4 * np.pi, 200)
     poses = np.stack([standing()] * 200)
-    shoulder = NAMES["right_shoulder"]
-    circle = np.stack([np.cos(angle), 0 * angle, np.sin(angle)], axis=-1)
-    for reach, name in ((0.3, "right_elbow"), (0.55, "right_wrist")):
-        poses[:, NAMES[name]] = poses[:, shoulder] + reach * circle
+    first = NAMES[f"right_{chain[0]}"]
+    circle = np.outer(np.cos(angle), across) + np.outer(np.sin(angle), (0, 0, 1))
+    for reach, part in zip((0.3, 0.55, 0.7), chain[1:], strict=False):
+        poses[:, NAMES[f"right_{part}"]] = poses[:, first] + reach * circle
     write_bvh(tmp_path / "motion.bvh", poses, 30)
     lines = (tmp_path / "motion.bvh").read_text().splitlines()[-200:]
     turned = np.diff(np.array([line.split() for line in lines], float)[:, 3:].reshape(200, 19, 3), axis=0)
-    arm = 4  # pelvis, spine, neck, right collar, right shoulder
-    assert np.abs(turned).max() < 5 and np.abs(turned[:, arm, 0].sum()) == pytest.approx(720, abs=1)
+    limb = RIG_NAMES.index(f"right_{chain[0]}")
+    assert np.abs(turned).max() < 5 and np.abs(turned[:, limb, axis].sum()) == pytest.approx(720, abs=1)
     np.testing.assert_allclose(by_bvhio(tmp_path / "motion.bvh"), in_file(poses), atol=1e-3)
 
 

@@ -124,6 +124,7 @@ GOOD = ["0 0 0 0 0 0 0 1", "1 0 0 0 0 0 0 1"]
         ([*GOOD, "2 nan 0 0 0 0 0 1"], "line 3: a number that is not finite"),
         ([*GOOD, "2 0 0 0 0 0 0"], "line 3: '2 0 0 0 0 0 0'; expected 8 numbers"),
         ([*GOOD, "2 a 0 0 0 0 0 1"], "line 3: '2 a 0"),
+        (["17e17 0 0 0 0 0 0 1", "1700000000100000000 0 0 0 0 0 0 1"], r"stamps 1e\+08 apart; expected seconds"),
         (GOOD[:1], "1 poses; expected two or more"),
         (["a,b,c", *GOOD], "line 1: 'a,b,c'; expected 8 numbers"),
         (["timestamp,tx,ty,tz,qx,qy,qz", "0,0,0,0,0,0,0"], "line 1: no column qw; expected timestamp,tx"),
