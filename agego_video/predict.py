@@ -9,6 +9,7 @@ import argparse
 import csv
 import signal
 import sys
+import traceback
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -294,6 +295,8 @@ def predict_video(
     where a default is needed and there is no project, or its params.yaml cannot be read.
     """
     device = _device(device)
+    if bvh not in KINDS:
+        raise VideoError(f"--bvh {bvh}; expected one of {', '.join(KINDS)}")
     frames = open_frames(source, fps)
     if trajectory is not None and frames.length is not None:
         trajectory.check_overlap(frames.length)
@@ -463,6 +466,13 @@ def main(arguments=None):
             result = predict_video(video, folder, **named)
         except (VideoError, CalibrationError, WeightsError, params.SettingsError) as error:
             print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        except Exception:
+            if len(folders) == 1:
+                raise
+            # Not foreseen, but a night's other videos are not to be lost for it.
+            traceback.print_exc()
             failed += 1
             continue
         _tell(result)

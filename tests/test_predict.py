@@ -301,7 +301,7 @@ def raising(*_):
     raise MemoryError
 
 
-def test_many_videos_in_one_call(trained, tmp_path, capsys):
+def test_many_videos_in_one_call(trained, tmp_path, monkeypatch, capsys):
     """Each has the folder and the poses that it has alone; one that fails loses no other, and the status says so."""
     first, last = write_file(tmp_path / "first.avi", 5), write_file(tmp_path / "läst one.avi", 4)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
@@ -315,6 +315,18 @@ def test_many_videos_in_one_call(trained, tmp_path, capsys):
         alone = predict.predict_video(video, tmp_path / "alone", **trained, overlay="none")
         np.testing.assert_array_equal(stored_in(out / folder)["joints_3d"], alone.poses)
     assert predict.main([str(first), str(last), f"--out={out}", "--overlay=none", *options]) == 0
+    capsys.readouterr()
+
+    def failing(source, *rest, **options):
+        return raising() if source == str(first) else predict_video(source, *rest, **options)
+
+    predict_video = predict.predict_video
+    monkeypatch.setattr(predict, "predict_video", failing)
+    assert predict.main([str(first), str(last), f"--out={out}", "--overlay=none", *options]) == 1
+    said = capsys.readouterr()
+    assert "MemoryError" in said.err and "4 poses" in said.out
+    with pytest.raises(MemoryError):
+        predict.main([str(first), f"--out={out}", *options])
 
 
 def test_folders_of_many_videos(tmp_path):
@@ -422,6 +434,7 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
         (video, {"model": missing}, predict.WeightsError, "missing; name another one with --model"),
         (video, {"out": tmp_path / "file"}, VideoError, "cannot be written to"),
         (video, {"fps": 30}, VideoError, "leave --fps out"),
+        (video, {"bvh": "both"}, VideoError, "--bvh both; expected one of rotations, positions"),
     ]
     for source, changes, error, message in cases:
         with pytest.raises(error, match=message):
