@@ -22,7 +22,7 @@ import numpy as np
 
 from agego_lib.inference import LivePredictor
 from agego_video import overlay as drawing
-from agego_video.predict import ERRORS, Eye, add_options, interrupts, positive, width_and_height
+from agego_video.eye import ERRORS, Eye, add_options, interrupts, positive, width_and_height
 from agego_video.sending import Lines, Osc, WebSocket, as_json
 from agego_video.video import VideoError, open_frames
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from agego_lib.skeleton import BONES, NUM_JOINTS, SIDE_COLOURS, side
-from agego_video.bvh import AXES
+from agego_video.rig import AXES
 
 HEIGHT = 384  # of an overlay, px: readable, and a fraction of the time that encoding full frames takes
 _BACKGROUND, _INK = (250, 250, 250), (90, 90, 90)

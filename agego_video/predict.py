@@ -1,43 +1,31 @@
-"""Poses of a fisheye video: python -m agego_lib.predict video.mp4 --out poses/
+"""Poses of fisheye videos: python -m agego_lib.predict video.mp4 --out poses/
 
 Reads a video file or a folder of frames one by one, and writes into the folder of --out: joints.csv and joints.npz
-(metres in the camera frame, seconds), motion.bvh (opens in Blender) and overlay.mp4. The video is never held whole.
-Ctrl-C stops it; what is done by then is finished and kept.
+(metres in the camera frame, seconds), motion.bvh (opens in Blender) and overlay.mp4; of several videos each into a
+folder of its own there. No video is ever held whole. Ctrl-C stops it; what is done by then is finished and kept.
 """
 
 import argparse
-import csv
-import signal
 import sys
-from collections import deque
-from contextlib import contextmanager
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 
 from agego_lib import params
-from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
+from agego_lib.camera import FisheyeCamera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.inference import PoseStream
-from agego_lib.models.backbone import WeightsError
-from agego_lib.models.build import for_inference, load_model
 from agego_lib.progress import bar
-from agego_lib.skeleton import JOINT_NAMES
-from agego_video import overlay as drawing
-from agego_video.bvh import write_bvh
-from agego_video.cameras import camera_of, project_for, rendered, resolved
-from agego_video.video import VideoError, VideoWriter, open_frames, render_video
+from agego_video import trajectory as trajectories
+from agego_video.bvh import KINDS
+from agego_video.cameras import project_for, rendered
+from agego_video.eye import ERRORS, Eye, add_options, interrupts, positive, usable
+from agego_video.outputs import OUTPUTS, Outputs, uneven
+from agego_video.video import VideoError, open_frames, render_video
 
-TRAINED = "artifacts/finetune/model.safetensors"  # in the project's folder, once `make repro` has run
-OUTPUTS = {"csv": "joints.csv", "npz": "joints.npz", "bvh": "motion.bvh", "overlay": "overlay.mp4"}
 OVERLAYS = ("h264", "none")
-# Frames a second for which a model trained at 25 to 30 is taken as it is.
-USUAL_FPS = (20, 40)
-ROLLS = (0, 90, 180, 270)
-ERRORS = (VideoError, CalibrationError, WeightsError, params.SettingsError)  # that commands tell in a line
 
 
 @dataclass
@@ -48,6 +36,8 @@ class Prediction:
     times. fps: frames a second of the video, or of those taken from it. camera: of the frames as they are stored.
     camera_note: how the camera became known. skipped: frame -> why it has no pose.
     notes: what else was found. files: kind -> path. interrupted: whether Ctrl-C ended it.
+    world: (N, 15, 3) m in the world, NaN where the camera's place is not known; None without a trajectory.
+    bvh_misses: (M, 15) mm from the joints of motion.bvh, of M frames at an even pace, to those predicted.
     """
 
     poses: np.ndarray
@@ -60,174 +50,8 @@ class Prediction:
     notes: list = field(default_factory=list)
     files: dict = field(default_factory=dict)
     interrupted: bool = False
-
-
-@contextmanager
-def interrupts():
-    """A list that becomes non-empty on Ctrl-C, so that no step is cut in half; a second Ctrl-C stops at once."""
-    asked = []
-
-    def note(*_):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        asked.append(True)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # only the main thread gets signals
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@dataclass
-class Eye:
-    """A model, and the camera whose frames it is shown.
-
-    network: for inference, on its device; window: the frames it looks at together, as its config has them. camera: of
-    the frames as they are stored; upright: of the same, turned clockwise by `quarters` of a circle, whose view it sees.
-    notes: how the camera became known.
-    """
-
-    network: torch.nn.Module
-    window: dict
-    camera: FisheyeCamera
-    upright: FisheyeCamera
-    quarters: int
-    view: InputView
-    notes: list
-
-    @classmethod
-    def of(cls, frames, source, model, calibration, camera, fov, frame_size, mount_roll, device):
-        """For the frames of a source; the options, and what they raise, are those of `predict_video`."""
-        network, config = _load(model)
-        own, notes = camera_of(frames, source, calibration, camera, fov, frame_size)
-        if mount_roll not in ROLLS:
-            raise VideoError(f"--mount-roll {mount_roll}; expected one of {', '.join(map(str, ROLLS))}")
-        quarters = mount_roll // 90
-        upright = own.turned(quarters)
-        view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
-        network = for_inference(network).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(network, config["window"], own, upright, quarters, view, notes)
-
-    def look(self, frame):
-        """A BGR frame as it is stored -> (it upright, the view in RGB). Raises ValueError for one of another size."""
-        # A copy, as OpenCV wants its rows one after the other.
-        frame = np.ascontiguousarray(np.rot90(frame, -self.quarters))
-        return frame, cv2.cvtColor(self.view.apply(frame), cv2.COLOR_BGR2RGB)
-
-    def turn_back(self, poses):
-        """Poses (..., 3) seen in upright frames -> in the axes of the camera as it is mounted."""
-        for _ in range(self.quarters):
-            # x to the right of the turned image is up in the stored one, y down of it is to the right.
-            x, y, z = np.moveaxis(poses, -1, 0)
-            poses = np.stack([y, -x, z], axis=-1)
-        return poses
-
-    def pace_note(self, fps, otherwise):
-        """What to say of frames that come at another pace than the model's, or None. otherwise: what to do."""
-        if USUAL_FPS[0] <= fps <= USUAL_FPS[1]:
-            return None
-        span = self.window["step"] * (self.window["length"] - 1) + 1
-        return (
-            f"{fps:.4g} frames a second, but the model's windows are of {span} frames of 25 to 30 a second: motion "
-            f"looks slower or faster to it; {otherwise}"
-        )
-
-
-class _Outputs:
-    """The files of one prediction. Rows and overlay frames are written as their poses become known.
-
-    Poses come upright, as the overlay and the BVH file show them; joints are written in the axes of the camera as it is
-    mounted. eye: an Eye. caption: of the overlay, after the time.
-    """
-
-    def __init__(self, out, fps, eye, overlay, caption=""):
-        self.out, self.fps, self.eye, self.overlay = Path(out), fps, eye, overlay
-        self._caption = caption
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            # Of an earlier run: they would not belong to these joints.
-            for name in OUTPUTS.values():
-                (self.out / name).unlink(missing_ok=True)
-            self._file = (self.out / OUTPUTS["csv"]).open("w", newline="")
-        except OSError as error:
-            raise VideoError(f"{out}: cannot be written to ({error}); choose another folder with --out") from None
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(["frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz")])
-        self._waiting, self._writer = deque(), None
-        self.poses, self._upright, self.frames, self.seconds = [], [], [], []
-
-    def wait(self, number, seconds, frame):
-        """A frame whose pose is not known yet; kept as JPEG, a tenth of its pixels' size."""
-        picture = None
-        if self.overlay != "none":
-            picture = cv2.imencode(".jpg", drawing.small(frame), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-        self._waiting.append((number, seconds, picture))
-
-    def write(self, poses):
-        """Poses of the frames that have waited longest."""
-        for pose in poses:
-            number, seconds, picture = self._waiting.popleft()
-            mounted = self.eye.turn_back(pose)
-            self._rows.writerow([number, f"{seconds:.6f}", *(f"{v:.6f}" for v in mounted.ravel())])
-            if picture is not None:
-                self._draw(seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
-            self.poses.append(mounted)
-            self._upright.append(pose)
-            self.frames.append(number)
-            self.seconds.append(seconds)
-
-    def _draw(self, seconds, image, pose):
-        picture = drawing.draw(image, pose, self.eye.upright, f"{seconds:.2f} s{self._caption}")
-        if self._writer is None:
-            self._start, self._size = seconds, picture.shape[1::-1]
-            self._writer = VideoWriter(self.out / OUTPUTS["overlay"], self.fps, self._size)
-        if picture.shape[1::-1] != self._size:
-            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
-        # A frame without a pose leaves the picture before it standing.
-        self._writer.write(picture, seconds - self._start)
-
-    def finish(self):
-        """Write what goes in one piece and close all -> kind -> path of what was written."""
-        self._file.close()
-        files = {kind: self.out / name for kind, name in OUTPUTS.items()}
-        if self.poses:
-            poses, frames, seconds = np.stack(self.poses), np.array(self.frames), np.array(self.seconds)
-            np.savez(
-                files["npz"],
-                joints_3d=poses,
-                frame=frames,
-                time_s=seconds,
-                joint_names=np.array(JOINT_NAMES),
-                fps=self.fps,
-                camera_note=np.array("; ".join(self.eye.notes)),
-            )
-            write_bvh(files["bvh"], _without_gaps(np.stack(self._upright), frames, seconds, self.fps), self.fps)
-        if self._writer is None:
-            del files["overlay"]
-        else:
-            self._writer.close()
-        return files
-
-
-def _uneven(frames, seconds, fps):
-    """Whether times (N,) are half a frame or more from those that the numbers (N,) of frames have at an even pace."""
-    late = (seconds - seconds[0]) * fps - (frames - frames[0])
-    return np.abs(late).max() >= 0.5
-
-
-def _without_gaps(poses, frames, seconds, fps):
-    """Poses (N, 15, 3) of frames (N,) -> one each 1 / fps seconds from the first to the last, gaps filled linearly.
-
-    Times (N,) count where they are uneven; else the numbers do, as time stamps are rounded, some to milliseconds.
-    """
-    at = (seconds - seconds[0]) * fps if _uneven(frames, seconds, fps) else frames - frames[0]
-    every = np.arange(round(at[-1]) + 1)
-    flat = poses.reshape(len(poses), -1).T
-    return np.stack([np.interp(every, at, values) for values in flat], axis=-1).reshape(-1, *poses.shape[1:])
+    world: np.ndarray | None = None
+    bvh_misses: np.ndarray | None = None
 
 
 def _each(frames, every, progress):
@@ -245,7 +69,7 @@ def _fail_without_poses(source, skipped):
 
 def predict_video(
     source, out, model=None, calibration=None, *, camera=None, fov=None, frame_size=None, mount_roll=0,
-    overlay="h264", every=1, fps=None, chunk=32, device=None,
+    overlay="h264", every=1, fps=None, chunk=32, device=None, bvh="rotations", gltf=False, trajectory=None,
 ):  # fmt: skip
     """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
 
@@ -261,15 +85,23 @@ def predict_video(
     be upright; joints come out in the axes of the frames as they are stored.
     overlay: codec of overlay.mp4 ("h264", see VideoWriter), or "none". every: only each every-th frame is
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
+    bvh: "rotations" or "positions", see write_bvh. gltf: whether to write motion.glb too. trajectory: a Trajectory of
+    the camera as it is mounted: then the joints in the world are written too, and motion.bvh and motion.glb are there.
 
     A frame that does not decode or has another size is counted in `skipped` and has no pose: joints.csv and joints.npz
     leave it out, motion.bvh fills it linearly, overlay.mp4 leaves the picture before standing. Time is that of the
     video's time stamps, also where they come unevenly. No window spans a hole of the time of more
     than the model's `window.max_gap` frames. Whatever ends the run early, the files hold the frames done so far.
+    Files of an earlier run stay until this one has a pose.
     Raises VideoError, CalibrationError or WeightsError, which name the file and say what to do, and SettingsError
     where a default is needed and there is no project, or its params.yaml cannot be read.
     """
+    device = usable(device)  # before anything is opened
+    if bvh not in KINDS:
+        raise VideoError(f"--bvh {bvh}; expected one of {', '.join(KINDS)}")
     frames = open_frames(source, fps)
+    if trajectory is not None and frames.length is not None:
+        trajectory.check_overlap(frames.length)
     if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
     eye = Eye.of(frames, source, model, calibration, camera, fov, frame_size, mount_roll, device)
@@ -278,7 +110,7 @@ def predict_video(
     def stream():
         return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk)
 
-    outputs = _Outputs(out, rate, eye, overlay, ", lens assumed" if fov else "")
+    outputs = Outputs(out, rate, eye, overlay, ", lens assumed" if fov else "", bvh, gltf, trajectory)
     skipped, last, part = {}, None, stream()
     with interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
         try:
@@ -305,29 +137,15 @@ def predict_video(
     if not outputs.poses:
         _fail_without_poses(source, skipped)
     pace = eye.pace_note(rate, "--every thins a faster video out")
-    notes = [*frames.notes, *eye.notes, *([pace] if pace else [])]
-    if _uneven(np.array(outputs.frames), np.array(outputs.seconds), rate):
+    notes = [*frames.notes, *eye.notes, *outputs.notes, *([pace] if pace else [])]
+    if uneven(np.array(outputs.frames), np.array(outputs.seconds), rate):
         notes.append(
             f"frames come at an uneven pace; joints and overlay have their true times, and motion.bvh is in real time "
             f"at {rate:.4g} frames a second"
         )
     arrays = np.stack(outputs.poses), np.array(outputs.frames) * every, np.array(outputs.seconds)
-    return Prediction(*arrays, rate, eye.camera, "; ".join(eye.notes), skipped, notes, files, bool(interrupted))
-
-
-def _load(path):
-    default = path is None
-    if default:
-        root = project_for("--model")[0]
-        path = params.locate(root, params.RELEASED)
-    path = resolved(path)
-    try:
-        return load_model(path)
-    except WeightsError as error:
-        if path.is_file():
-            raise
-        pull = f"run `dvc pull released.dvc` in {root}, or " if default else ""
-        raise WeightsError(f"{error}; {pull}name another one with --model, such as {TRAINED}") from None
+    made = files, bool(interrupted), outputs.world, outputs.bvh_misses
+    return Prediction(*arrays, rate, eye.camera, "; ".join(eye.notes), skipped, notes, *made)
 
 
 def render_demo(path, fps=30.0):
@@ -345,32 +163,34 @@ def render_demo(path, fps=30.0):
     return folder
 
 
-def add_options(parser, kalibr="--camera"):
-    """Which model, camera and device: the options of every command that predicts, named as `Eye.of` takes them.
+def folders_for(videos, out):
+    """A folder for each video: `out` for a single one, else one within, by its name without the suffix.
 
-    kalibr: name of the one that chooses a camera of a Kalibr camchain.
+    Where two would share one, all have their suffix, and then the folder they come from, in the name.
+    Raises VideoError where that does not part them.
     """
-    parser.add_argument(
-        "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
-    )
-    parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: the project's SceneEgo set's)")
-    parser.add_argument(
-        kalibr, dest="camera", metavar="NAME", help="which camera of a Kalibr camchain (default: its first)"
-    )
-    parser.add_argument("--fov", type=float, metavar="DEGREES", help="in place of a calibration: an "
-                        "equidistant lens, with this field of view over the image circle of the frames")  # fmt: skip
-    parser.add_argument("--frame-size", type=width_and_height, metavar="WxH", help="size of the calibration's image "
-                        "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
-    parser.add_argument("--mount-roll", type=int, choices=ROLLS, default=0, metavar="DEGREES", help="by which frames "
-                        "are turned clockwise to be upright: 90, 180 or 270")  # fmt: skip
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    if len(videos) == 1:
+        return [Path(out)]
+    paths = [Path(video).resolve() for video in videos]
+    for name in (
+        lambda path: path.name if path.is_dir() else path.stem,
+        lambda path: path.name,
+        lambda path: f"{path.parent.name}_{path.name}",
+    ):
+        names = [name(path) for path in paths]
+        # Some file systems take A and a for one.
+        if len({text.casefold() for text in names}) == len(names):
+            return [Path(out) / text for text in names]
+    twice = next(video for i, video in enumerate(videos) if names[i].casefold() in map(str.casefold, names[:i]))
+    raise VideoError(f"{twice}: given twice, or of one name with another one; predict it in a call of its own")
 
 
 def main(arguments=None):
-    """The command -> exit status: 0, 1 for an error, 130 after Ctrl-C."""
+    """The command -> exit status: 0, 1 for an error with any video, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m agego_lib.predict", description=__doc__.split("\n\n")[1])
-    parser.add_argument("video", help="a fisheye video file, or a folder of frames")
-    parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s)")
+    parser.add_argument("videos", nargs="+", metavar="video", help="a fisheye video file, or a folder of frames")
+    parser.add_argument("--out", default="poses", help="folder to write (default: %(default)s); for several videos "
+                        "one within for each")  # fmt: skip
     add_options(parser)
     parser.add_argument(
         "--overlay", choices=OVERLAYS, default="h264", help="codec of overlay.mp4, or none (default: %(default)s)"
@@ -378,15 +198,51 @@ def main(arguments=None):
     parser.add_argument("--every", type=positive(int), default=1, metavar="K", help="use every K-th frame only")
     parser.add_argument("--fps", type=positive(float), help="frames a second of a folder of frames (default: 30)")
     parser.add_argument("--demo", action="store_true", help="first write VIDEO from a test sequence of this project")
+    parser.add_argument("--bvh", choices=KINDS, default=KINDS[0], help="what motion.bvh says of each joint: rotations "
+                        "alone, or exact positions too (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--gltf", action="store_true", help="write motion.glb too, for viewers")
+    trajectories.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.demo and len(options.videos) > 1:
+        parser.error(f"--demo writes one video; {len(options.videos)} are named")
     try:
-        if options.demo:
-            print(f"{options.video}: made of {render_demo(options.video)}")
-        named = {k: v for k, v in vars(options).items() if k not in ("video", "out", "demo")}
-        result = predict_video(options.video, options.out, **named)
-    except ERRORS as error:
+        folders = folders_for(options.videos, options.out)
+        trajectory = trajectories.from_options(options)
+        if trajectory and len(folders) > 1:
+            raise VideoError("--trajectory is of one video; predict the others in calls of their own")
+    except VideoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    left_out = ("videos", "out", "demo", "trajectory_offset", "trajectory_inverse", "up", "floor")
+    named = {k: v for k, v in vars(options).items() if k not in left_out} | {"trajectory": trajectory}
+    failed = 0
+    for video, folder in zip(options.videos, folders, strict=True):
+        if len(folders) > 1:
+            print(f"{video}:")
+        try:
+            if options.demo:
+                print(f"{video}: made of {render_demo(video)}")
+            result = predict_video(video, folder, **named)
+        except ERRORS as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        except Exception:
+            if len(folders) == 1:
+                raise
+            # Not foreseen, but a night's other videos are not to be lost for it.
+            traceback.print_exc()
+            failed += 1
+            continue
+        _tell(result)
+        if result.interrupted:
+            return 130
+    if failed and len(folders) > 1:
+        print(f"error: {failed} of {len(folders)} videos failed, see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _tell(result):
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for frame, reason in list(result.skipped.items())[:10]:
@@ -397,28 +253,11 @@ def main(arguments=None):
     print(f"{len(result.poses)} poses{ended}; {len(result.skipped)} frames skipped")
     for path in result.files.values():
         print(path)
-    return 130 if result.interrupted else 0
-
-
-def width_and_height(text):
-    width, height = (int(part) for part in text.lower().split("x"))
-    if min(width, height) < 1:
-        raise ValueError
-    return width, height
-
-
-width_and_height.__name__ = "WIDTHxHEIGHT"
-
-
-def positive(kind):
-    def read(text):
-        value = kind(text)
-        if not value > 0:
-            raise ValueError
-        return value
-
-    read.__name__ = f"positive {kind.__name__}"
-    return read
+    if result.bvh_misses.max() > 0.05:
+        print(
+            f"motion.bvh keeps bones at one length: joints {result.bvh_misses.mean():.1f} mm off on average, "
+            f"{result.bvh_misses.max():.0f} mm at most (--bvh positions: exact, for Blender)"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from agego_lib.datasets.decoding import decode_image
 
 IMAGES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 64_000_000
+_NUMBER = re.compile(r"[0-9]{9,}\.[0-9]+|[0-9]+")  # the first: seconds since 1970, with a fraction
 _TICK = Fraction(1, 90_000)  # of written videos, seconds
 
 
@@ -24,6 +26,7 @@ class VideoFile:
 
     The pixels are those stored, which the calibration is of, whatever rotation a tag may ask for. seconds: the frame's
     time stamp, from the first one's. fps: frames a second, on average. total: frames that the file announces, or None.
+    length: seconds that it announces, or None.
     size: (width, height) px. skipped: frame -> why it does not decode, and notes: what else was found, as texts; both
     are filled by iteration.
     Raises VideoError where the file cannot be opened or has no frame.
@@ -44,8 +47,7 @@ class VideoFile:
             found = "has no frame that decodes"
             self._decoded = self._decode()
             self._first = next(self._decoded, None)
-        # No stream of pictures is an IndexError.
-        except (av.FFmpegError, IndexError):
+        except av.FFmpegError:
             pass
         if self._first is None:
             raise VideoError(
@@ -54,6 +56,7 @@ class VideoFile:
             )
         seconds = self._end()
         self.total = count or (math.ceil(seconds * self.fps - 0.01) if seconds else self._announced) or None
+        self.length = self.total / self.fps if self.total else None
         frame = self._first[1]
         self.size = frame.width, frame.height
         if frame.rotation:
@@ -65,7 +68,11 @@ class VideoFile:
     def _open(self):
         # A colon in a name makes no protocol of it, and a playlist opens nothing but files.
         container = av.open(f"file:{self.path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
-        return container, container.streams.video[0]
+        # Not the first: a cover picture may come before it.
+        stream = container.streams.best("video")
+        if stream is None:
+            raise VideoError(f"{self.path}: a file without pictures, of sound or text alone; expected a video")
+        return container, stream
 
     def _count(self):
         """(frames a second, frames) by the time stamps alone: browsers record without a rate."""
@@ -154,38 +161,82 @@ class VideoFile:
 
 
 class FrameFolder:
-    """The images of a folder in the order of the numbers in their names, or of their names. Iterates as VideoFile.
+    """The images of a folder in the order of the numbers in their names. Iterates as VideoFile.
 
-    fps: frames a second to count the time with. A gap in the numbers is a gap in time. skipped: name -> reason, of
-    images that do not decode whole, filled by iteration.
-    Raises VideoError where the folder has no image.
+    Frames are the images whose names are alike but for numbers (see `_series`); others are left out, and noted. Where
+    most names have nothing alike, or no number, the order is that of the names, and noted too.
+    fps: frames a second to count the time with, from the first one to `length` seconds. A gap in the numbers is a gap
+    in time. skipped: name -> reason, of
+    images that do not decode whole, filled by iteration, or of a number that another image has.
+    Raises VideoError where the folder has no image, or several series of them.
     """
 
     def __init__(self, path, fps=30.0):
         self.path, self.fps = Path(path), fps
         self.skipped, self.notes = {}, []
         try:
-            found = sorted(p for p in self.path.iterdir() if p.suffix.lower() in IMAGES)
+            # Hidden ones are companions that macOS writes, and their like.
+            found = sorted(p for p in self.path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != ".")
         except OSError as error:
             raise VideoError(f"{path}: not readable ({error})") from None
         if not found:
             raise VideoError(f"{path}: no frames; expected images ({', '.join(IMAGES)}) in it")
-        numbers = [re.search(r"(\d+)$", p.stem) for p in found]
-        numbers = [int(n[1]) for n in numbers if n]
-        self._frames = list(enumerate(found))
-        if len(set(numbers)) == len(found):
-            first, end = min(numbers), max(numbers)
-            ordered = sorted(zip(numbers, found, strict=True))
-            if end - first < 10 * len(found):
-                self._frames = [(number - first, path) for number, path in ordered]
-            else:
-                # Time stamps, for example.
-                self._frames = [(i, path) for i, (_, path) in enumerate(ordered)]
-                self.notes.append(
-                    f"{path}: the numbers in the names leave too many out to be frames'; taken as an order"
-                )
-        self.total = len(found)
+        series = self._series(found)
+        if series is None:
+            self._frames = list(enumerate(found))
+            if len(found) > 1:
+                self.notes.append(f"{path}: no numbers that count the names; taken in the order of the names")
+        else:
+            self._frames = self._numbered(*series)
+        self.total = len(self._frames)
+        self.length = (self._frames[-1][0] + 1) / fps
         self.size = None
+
+    def _series(self, found):
+        """(images of the series that the folder holds, their numbers as tuples), None where it holds none."""
+        kinds = defaultdict(list)
+        for path in found:
+            kinds[_NUMBER.sub("\0", path.stem)].append(path)
+        (kind, paths), *others = sorted(kinds.items(), key=lambda item: -len(item[1]))
+        if "\0" not in kind or len(paths) < 2 <= len(found) or 2 * len(paths) < len(found):
+            return None
+        # Two cameras, or the copies of all frames: no one can know which is meant.
+        if others and len(others[0][1]) > 1 and 2 * len(others[0][1]) > len(paths):
+            both = " and ".join(f"{len(group)} like {group[0].name}" for group in (paths, others[0][1]))
+            raise VideoError(f"{self.path}: images of several series: {both}; put each into a folder of its own")
+        odd = [path.name for _, group in others for path in group]
+        if odd:
+            more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+            self.notes.append(
+                f"{self.path}: left out, as their names are not like {paths[0].name}: {', '.join(odd[:3])}{more}"
+            )
+        numbers = [[Fraction(n) for n in _NUMBER.findall(path.stem)] for path in paths]
+        # Those that never change are part of the name.
+        counting = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+        return paths, list(zip(*counting, strict=True)) or [()] * len(paths)
+
+    def _numbered(self, paths, numbers):
+        """[(number, image)] in order, each number once."""
+        usual = Counter(path.suffix for path in paths).most_common(1)[0][0]
+        ordered, taken = [], {}
+        for number, path in sorted(zip(numbers, paths, strict=True), key=lambda n: (n[0], n[1].suffix != usual, n[1])):
+            if number in taken:
+                self.skipped[path.name] = f"has the number of {taken[number]}"
+            else:
+                taken[number] = path.name
+                ordered.append((number, path))
+        if len(ordered) == 1:
+            return [(0, ordered[0][1])]
+        counted = len(ordered[0][0]) == 1 and all(number[0].denominator == 1 for number, _ in ordered)
+        if counted and ordered[-1][0][0] - ordered[0][0][0] < 10 * len(ordered):
+            return [(int(number[0] - ordered[0][0][0]), path) for number, path in ordered]
+        # Time stamps, for example.
+        self.notes.append(
+            f"{self.path}: the numbers in the names leave too many out to be frames'; taken as an order"
+            if counted
+            else f"{self.path}: several numbers in each name, or fractions; taken as an order"
+        )
+        return [(i, path) for i, (_, path) in enumerate(ordered)]
 
     def __iter__(self):
         for number, path in self._frames:

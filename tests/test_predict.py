@@ -24,12 +24,20 @@ from agego_lib.camera import CalibrationError, InputView
 from agego_lib.evaluation import predict_split
 from agego_lib.images import to_tensor
 from agego_lib.inference import LivePredictor, PoseStream
-from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.models import (
+    AGEgoPose,
+    FrameEncoder,
+    HeatmapEmbedding,
+    HeatmapNet,
+    MotionEncoder,
+    PoseDecoder,
+    WeightsError,
+)
 from agego_lib.models.build import ABLATIONS, load_model, save_model
 from agego_lib.params import WindowSettings
 from agego_lib.skeleton import JOINT_NAMES, SIDE_COLOURS, side
 from agego_video import overlay, predict
-from agego_video.bvh import AXES
+from agego_video.rig import AXES
 from agego_video.video import VideoError, VideoFile, VideoWriter, open_frames, render_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,7 +175,7 @@ def test_a_folder_with_gaps_and_damage(trained, model, tmp_path):
     good = [n for n in numbers if n not in (110, 130)]
     expected = reference(model, [cv2.imread(str(folder / f"img_{n:06d}.jpg")) for n in good], good)
 
-    result = predict.predict_video(folder, tmp_path / "out", **trained, fps=25)
+    result = predict.predict_video(folder, tmp_path / "out", **trained, fps=25, bvh="positions")
     np.testing.assert_allclose(result.poses, expected, **CLOSE)
     assert result.frames.tolist() == [n - 100 for n in good]
     np.testing.assert_allclose(result.seconds, (np.array(good) - 100) / 25)
@@ -270,6 +278,142 @@ def test_a_failure_keeps_what_is_done(trained, tmp_path, monkeypatch):
         assert file["frame"].tolist() == list(range(20))
 
 
+def test_an_earlier_result_stays_until_there_is_a_new_one(trained, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict.predict_video(write_folder(tmp_path / "frames", range(5)), out, **trained, gltf=True)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert before.keys() == {"joints.csv", "joints.npz", "motion.bvh", "motion.glb", "overlay.mp4"}
+
+    def stays():
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    cv2.imwrite(str(write_folder(tmp_path / "other_size", []) / "0.png"), picture(0)[:50])
+    cut = write_folder(tmp_path / "cut", range(3))
+    for path in cut.iterdir():
+        path.write_bytes(path.read_bytes()[:99])
+    for folder in (tmp_path / "other_size", cut, tmp_path / "none"):
+        with pytest.raises(VideoError):
+            predict.predict_video(folder, out, **trained)
+        stays()
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(PoseStream, "push", raising)
+        predict.predict_video(tmp_path / "frames", out, **trained)
+    stays()
+    # The first pose is a new result: what the new run does not write is not left beside it.
+    predict.predict_video(write_folder(tmp_path / "more", range(5, 9)), out, **trained, overlay="none")
+    assert {path.name for path in out.iterdir()} == {"joints.csv", "joints.npz", "motion.bvh"}
+    assert len((out / "joints.csv").read_text().splitlines()) == 5
+
+
+def raising(*_):
+    raise MemoryError
+
+
+def test_many_videos_in_one_call(trained, tmp_path, monkeypatch, capsys):
+    """Each has the folder and the poses that it has alone; one that fails loses no other, and the status says so."""
+    first, last = write_file(tmp_path / "first.avi", 5), write_file(tmp_path / "läst one.avi", 4)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    options = [f"--{name}={path}" for name, path in trained.items()]
+    out = tmp_path / "out"
+    assert predict.main([str(first), str(tmp_path / "bad.mp4"), str(last), f"--out={out}", *options]) == 1
+    said = capsys.readouterr()
+    assert "bad.mp4: cannot be opened" in said.err and "error: 1 of 3 videos failed" in said.err
+    assert str(out / "läst one/joints.csv") in said.out and not (out / "bad/joints.csv").exists()
+    for video, folder in ((first, "first"), (last, "läst one")):
+        alone = predict.predict_video(video, tmp_path / "alone", **trained, overlay="none")
+        np.testing.assert_array_equal(stored_in(out / folder)["joints_3d"], alone.poses)
+    assert predict.main([str(first), str(last), f"--out={out}", "--overlay=none", *options]) == 0
+    capsys.readouterr()
+
+    def failing(source, *rest, **options):
+        return raising() if source == str(first) else predict_video(source, *rest, **options)
+
+    predict_video = predict.predict_video
+    monkeypatch.setattr(predict, "predict_video", failing)
+    assert predict.main([str(first), str(last), f"--out={out}", "--overlay=none", *options]) == 1
+    said = capsys.readouterr()
+    assert "MemoryError" in said.err and "4 poses" in said.out
+    with pytest.raises(MemoryError):
+        predict.main([str(first), f"--out={out}", *options])
+
+
+def test_folders_of_many_videos(tmp_path):
+    (tmp_path / "walk.v2").mkdir()
+    for videos, names in (
+        (["a.mp4"], [""]),
+        (["a.mp4", "x/b.avi", tmp_path / "walk.v2"], ["a", "b", "walk.v2"]),
+        (["a.mp4", "a.avi", "b.mp4"], ["a.mp4", "a.avi", "b.mp4"]),
+        (["one/GX01.mp4", "two/gx01.mp4"], ["one_GX01.mp4", "two_gx01.mp4"]),
+    ):
+        assert predict.folders_for(videos, "out") == [Path("out") / name for name in names]
+    with pytest.raises(VideoError, match=r"a\.mp4: given twice"):
+        predict.folders_for(["a.mp4", "b.mp4", "./a.mp4"], "out")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "gpu", "xla", "vulkan"])
+def test_a_device_that_is_not_there(trained, tmp_path, name):
+    folder = write_folder(tmp_path / "frames", range(3))
+    with pytest.raises(VideoError, match=rf"--device {name}: not usable here .*expected one of cpu"):
+        predict.predict_video(folder, tmp_path / "out", **trained, device=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_the_world(trained, tmp_path, capsys):
+    """A camera that stands at (1, 2, 3), turned by 90 degrees about x: its z is the world's -y, its y the world's z."""
+    folder, out = write_folder(tmp_path / "frames", range(30)), tmp_path / "out"
+    alone = predict.predict_video(folder, tmp_path / "alone", **trained, overlay="none")
+    rows = [f"{100 + t} 1 2 3 {np.sqrt(0.5)} 0 0 {np.sqrt(0.5)}" for t in (0.0, 0.25, 0.5, 0.7)]
+    (tmp_path / "t.txt").write_text("\n".join(rows))
+    options = [f"--{name}={path}" for name, path in trained.items()]
+    options += [f"--out={out}", f"--trajectory={tmp_path / 't.txt'}", "--trajectory-offset=99.9", "--overlay=none"]
+    assert predict.main([str(folder), *options, "--gltf", "--bvh=positions"]) == 0
+    said = capsys.readouterr()
+    stored = stored_in(out)
+    known = np.isfinite(stored["world"]).all((1, 2))
+    # 0.1 to 0.8 s of the video, at 30 frames a second.
+    assert known.tolist() == [3 <= i <= 24 for i in range(30)]
+    assert "8 of 30 frames have no place in the world" in said.err and "joints_world.csv" in said.out
+    np.testing.assert_array_equal(stored["joints_3d"], alone.poses)
+    x, y, z = np.moveaxis(alone.poses[known], -1, 0)
+    expected = np.stack([1 + x, 2 - z, 3 + y], axis=-1)
+    np.testing.assert_allclose(stored["world"][known], expected, atol=1e-6)
+    table = np.genfromtxt(out / "joints_world.csv", delimiter=",", skip_header=1)
+    np.testing.assert_allclose(table[:, 2:].reshape(-1, 15, 3), expected, atol=1e-6)
+    np.testing.assert_allclose(table[:, :2], np.stack([np.arange(3, 25), np.arange(3, 25) / 30], axis=-1), atol=1e-6)
+    # Up is z: the file's y; the file begins with the first frame that has a place.
+    root = bvhio.readAsHierarchy(str(out / "motion.bvh"))
+    joints = {joint.Name: joint for joint, _, _ in root.layout()}
+    for frame in (0, 21):
+        root.loadPose(frame)
+        found = [np.array(joints[name].PositionWorld) for name in JOINT_NAMES]
+        np.testing.assert_allclose(found, expected[frame][:, [0, 2, 1]] * (1, 1, -1), atol=1e-3)
+    assert (out / "motion.glb").read_bytes()[:4] == b"glTF"
+    # What cannot be, is said before anything is predicted or deleted.
+    late = [option.replace("99.9", "0") for option in options]
+    assert predict.main([str(folder), *late]) == 1
+    assert "but the video is from 0.000000 to 1.000000 s" in capsys.readouterr().err
+    assert predict.main([str(folder), str(tmp_path / "frames2"), *options]) == 1
+    assert "--trajectory is of one video" in capsys.readouterr().err
+    assert (out / "joints_world.csv").exists()
+
+
+def test_the_bvh_file_says_how_far_off_it_is(trained, tmp_path, capsys):
+    folder, out = write_folder(tmp_path / "frames", range(5)), tmp_path / "out"
+    options = [f"--{name}={path}" for name, path in trained.items()]
+    assert predict.main([str(folder), f"--out={out}", "--overlay=none", *options]) == 0
+    said = re.search(r"one length: joints ([\d.]+) mm off on average, (\d+) mm at most", capsys.readouterr().out)
+    root = bvhio.readAsHierarchy(str(out / "motion.bvh"))
+    joints = {joint.Name: joint for joint, _, _ in root.layout()}
+    off = []
+    for frame, pose in enumerate(stored_in(out)["joints_3d"]):
+        root.loadPose(frame)
+        found = np.array([np.array(joints[name].PositionWorld) for name in JOINT_NAMES])
+        off.append(1000 * np.linalg.norm(found - pose @ AXES.T, axis=-1))
+    assert float(said[1]) == pytest.approx(np.mean(off), abs=0.3) and float(said[2]) == pytest.approx(
+        np.max(off), abs=1
+    )
+
+
 def test_what_cannot_be_used_is_named(trained, tmp_path):
     video = write_file(tmp_path / "good.avi", 3)
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 99)
@@ -295,9 +439,10 @@ def test_what_cannot_be_used_is_named(trained, tmp_path):
             "160x128 px, but .*other.json .* 330x256 px.*--frame-size",
         ),
         (video, {"calibration": missing}, CalibrationError, "missing.*Name your camera's with --calibration"),
-        (video, {"model": missing}, predict.WeightsError, "missing; name another one with --model"),
+        (video, {"model": missing}, WeightsError, "missing; name another one with --model"),
         (video, {"out": tmp_path / "file"}, VideoError, "cannot be written to"),
         (video, {"fps": 30}, VideoError, "leave --fps out"),
+        (video, {"bvh": "both"}, VideoError, "--bvh both; expected one of rotations, positions"),
     ]
     for source, changes, error, message in cases:
         with pytest.raises(error, match=message):
@@ -485,7 +630,7 @@ def test_what_a_working_copy_lacks_is_told_by_its_settings(copy_of_project, tmp_
     said = (
         r"run `dvc pull released\.dvc` in .*suite, or name another one with --model, such as artifacts/finetune/model"
     )
-    with pytest.raises(predict.WeightsError, match=said):
+    with pytest.raises(WeightsError, match=said):
         predict.predict_video(video, tmp_path / "out")
     # The embedded data are rendered, whatever their place.
     text = (copy_of_project / "params.yaml").read_text()
@@ -614,6 +759,27 @@ def test_a_colon_in_a_name(tmp_path, monkeypatch):
     assert len(list(VideoFile("12:30.mp4"))) == 2
 
 
+def test_a_cover_picture_is_no_video_and_sound_none(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        streams = [file.add_stream(codec, rate=rate) for codec, rate in (("mjpeg", 1), ("libx264", 25))]
+        for stream, size, pixels in zip(streams, ((64, 64), SIZE), ("yuvj420p", "yuv420p"), strict=True):
+            (stream.width, stream.height), stream.pix_fmt = size, pixels
+        cover = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="bgr24").reformat(format="yuvj420p")
+        file.mux(streams[0].encode(cover))
+        for image in [*(av.VideoFrame.from_ndarray(picture(i), format="bgr24") for i in range(5)), None]:
+            file.mux(streams[1].encode(image))
+    video = VideoFile(tmp_path / "a.mkv")
+    assert video.size == SIZE and len(list(video)) == 5
+    with av.open(str(tmp_path / "a.m4a"), "w") as file:
+        stream = file.add_stream("aac", rate=48000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), "fltp", "mono")
+        sound.sample_rate = 48000
+        for part in (sound, None):
+            file.mux(stream.encode(part))
+    with pytest.raises(VideoError, match="a file without pictures"):
+        VideoFile(tmp_path / "a.m4a")
+
+
 def test_tags_in_any_encoding(tmp_path):
     path = write_file(tmp_path / "a.mp4", 3, "mp4v")
     data = path.read_bytes()
@@ -665,7 +831,7 @@ def test_an_uneven_pace_is_kept_in_real_time(trained, model, tmp_path):
     """As phones record in dim light: ten frames 40 ms apart, ten 160 ms apart; two frames have one time stamp."""
     stamps = np.cumsum([0] + [40] * 4 + [0] + [40] * 5 + [160] * 9)
     path = write_stamped(tmp_path / "a.mkv", stamps.tolist())
-    result = predict.predict_video(path, tmp_path / "out", **trained)
+    result = predict.predict_video(path, tmp_path / "out", **trained, bvh="positions")
     np.testing.assert_allclose(result.poses, reference(model, decoded(path)), **CLOSE)
     np.testing.assert_allclose(result.seconds, stamps / 1000, atol=1e-6)
     notes = "\n".join(result.notes)
@@ -700,6 +866,85 @@ def test_a_folder_becomes_a_video(tmp_path):
     (folder / "img_000004.jpg").write_bytes(b"")
     with pytest.raises(VideoError, match=r"1 frames do not decode .first: img_000004\.jpg"):
         render_video(folder, tmp_path / "a.mp4")
+
+
+def named(folder, *names):
+    """A folder of images of these names, each the picture of its place among them."""
+    folder.mkdir()
+    for number, name in enumerate(names):
+        image = cv2.imencode(Path(name).suffix, picture(number))[1]
+        (folder / name).write_bytes(image.tobytes())
+    return open_frames(folder, 10)
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers", "order", "said"),
+    [
+        # Unpadded, and a cover.
+        (["f_8.png", "f_9.png", "f_10.png", "f_11.png", "cover.png"], [0, 1, 2, 3], [0, 1, 2, 3], "left out.*cover"),
+        # Companions of macOS.
+        (["img_0.png", "img_1.png", "._img_0.png", "._img_1.png", ".x.png"], [0, 1], [0, 1], None),
+        # Suffixed; the camera's number does not count.
+        (["cam1_2_rgb.png", "cam1_10_rgb.png", "cam1_4_rgb.png"], [0, 8, 2], [0, 1, 2], None),
+        # Copies that a file manager made.
+        (["i_1.png", "i_2.png", "i_3.png", "i_2 copy.png", "i_2 (1).png"], [0, 1, 2], [0, 1, 2], "like i_1.png: i_2 "),
+        # One number twice: the usual kind counts.
+        (["i_1.png", "i_2.png", "i_3.png", "i_2.jpg", "i_02.png"], [0, 1, 2], [0, 4, 2], "has the number of i_02.png"),
+        # Times of day, and seconds with fractions.
+        (["12-30-59.png", "12-31-04.png", "12-31-05.png"], [0, 1, 2], [0, 1, 2], "several numbers"),
+        (["1700000000.5.png", "1700000000.25.png", "1700000001.0.png"], [1, 0, 2], [0, 1, 2], "fractions"),
+        (["übung 1.png", "übung 3.png", "übung 2.PNG"], [0, 2, 1], [0, 1, 2], None),
+        (["b.png", "a.png"], [1, 0], [0, 1], "no numbers"),
+        (["only.png"], [0], [0], None),
+        (["7.png"], [0], [0], None),
+    ],
+)
+def test_names_of_frames(tmp_path, names, numbers, order, said):
+    frames = named(tmp_path / "frames", *names)
+    wanted = sorted(zip(numbers, order, strict=True))
+    read = [*frames]
+    assert [n for n, _, _ in read] == [n for n, _ in wanted] and frames.total == len(read)
+    assert frames.length == (wanted[-1][0] + 1) / 10
+    for (_, _, found), (_, which) in zip(read, wanted, strict=True):
+        if names[which].lower().endswith(".png"):
+            np.testing.assert_array_equal(found, picture(which))
+    told = "\n".join([*frames.notes, *frames.skipped.values()])
+    assert re.search(said, told) if said else not told
+
+
+def test_two_series_in_one_folder(tmp_path):
+    with pytest.raises(VideoError, match=r"several series: 3 like left_0\.png and 2 like right_0\.png"):
+        named(tmp_path / "frames", "left_0.png", "left_1.png", "left_2.png", "right_0.png", "right_1.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.mp4", "libx265", "yuv420p"),
+        ("a.mov", "libx265", "yuv420p10le"),
+        ("a.mkv", "libx264", "yuv422p10le"),
+        ("a.webm", "libsvtav1", "yuv420p10le"),
+        ("ä b:c.mp4", "libx264", "yuvj420p"),
+    ],
+)
+def test_formats_of_phones_and_browsers(tmp_path, name, codec, pixels):
+    """Frames come in order, whole, and in their colours."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    smooth = [cv2.GaussianBlur(picture(i), (0, 0), 4) for i in range(12)]
+    with av.open(f"file:{tmp_path / name}", "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        (stream.width, stream.height), stream.pix_fmt = SIZE, pixels
+        images = [av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format=pixels) for image in smooth]
+        for image in [*images, None]:
+            container.mux(stream.encode(image))
+    video = VideoFile(tmp_path / name)
+    read = list(video)
+    assert [n for n, _, _ in read] == [*range(12)] and video.fps == pytest.approx(30, rel=0.01)
+    assert not video.skipped and not video.notes
+    for (_, _, found), image in zip(read, smooth, strict=True):
+        assert np.abs(found.astype(int) - image).mean() < 10
 
 
 def test_names_that_are_no_frame_numbers(tmp_path):
