@@ -54,7 +54,7 @@ def speeds(name, rounds):
     frames = random_frames(length, side)
     stream, live = PoseStream(model, length, stride, chunk=stride), LivePredictor(model, length)
     # The live window is full from the start: what came before it costs nothing more.
-    live._static.extend(torch.zeros(length, 1, model.frame_encoder.dim).unbind(0))
+    live._encoded.extend([(torch.zeros(1, 15, 128), torch.zeros(1, model.frame_encoder.dim))] * length)
     few, latencies = frames[: max(3, stride // 4)], []
 
     def advance():

@@ -36,7 +36,7 @@ from test_predict import (  # noqa: F401, with the fixtures of a small trained m
 
 from agego_lib.inference import LivePredictor
 from agego_lib.skeleton import JOINT_NAMES
-from agego_video import live, sending
+from agego_video import live, sending, sources
 from agego_video.video import VideoError
 from benchmarks import live as benchmark
 
@@ -61,7 +61,7 @@ def arguments(trained, *more):
     return ["--no-window", *(f"--{name}={path}" for name, path in trained.items()), *more]
 
 
-class Fed(live._Coming):
+class Fed(sources.Coming):
     """A camera that gives the frames that a test hands it, and waits for more; None ends it."""
 
     fps = 1e-3  # no pause of the machine is a hole in the time
@@ -176,7 +176,7 @@ def test_a_file_comes_at_its_pace(monkeypatch):
     monkeypatch.setattr(closing, "wait", lambda seconds: now.__setitem__(0, now[0] + seconds))
     frames = [(number, seconds, None) for number, seconds in enumerate((0.5, 0.6, 1.0, 1.2))]
     came = []
-    for number, _, _ in live._paced(frames, 2.0, closing):
+    for number, _, _ in sources._paced(frames, 2.0, closing):
         came.append(now[0])
         now[0] += 0.3 * (number == 1)  # whoever takes it late: the next comes at once
     np.testing.assert_allclose(came, [100, 100.05, 100.35, 100.35])
@@ -427,7 +427,7 @@ def capture(monkeypatch):
         def release(self):
             Capture.released = True
 
-    monkeypatch.setattr(live, "_check_device", lambda *_: None)
+    monkeypatch.setattr(sources, "_check_device", lambda *_: None)
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
     return Capture
 
@@ -456,24 +456,24 @@ def test_a_camera_that_is_not_there(tmp_path, monkeypatch, capsys):
         assert live.main(["--camera=987", "--no-window"]) == 1
         assert "error: camera 987: no /dev/video987; there " in capsys.readouterr().err
     with pytest.raises(VideoError, match="there is none; a container"):
-        live._check_device(0, "camera 0", tmp_path)
+        sources._check_device(0, "camera 0", tmp_path)
     for number in (1, 3):
         (tmp_path / f"video{number}").touch()
     with pytest.raises(VideoError, match=r"video0; there are 1, 3$"):
-        live._check_device(0, "camera 0", tmp_path)
+        sources._check_device(0, "camera 0", tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(VideoError, match="usermod -aG video"):
-        live._check_device(1, "camera 1", tmp_path)
+        sources._check_device(1, "camera 1", tmp_path)
     (tmp_path / "by-id").symlink_to(tmp_path / "video3")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_char_device", lambda _: True)
         patch.setattr(live, "Camera", lambda number, size: number)
-        assert live.open_source(tmp_path / "by-id") == 3
+        assert sources.open_source(tmp_path / "by-id") == 3
     for source in (tmp_path / "none.mp4", "none.mp4"):
         with pytest.raises(VideoError, match=r"none\.mp4: no such video file"):
-            live.open_source(source)
+            sources.open_source(source)
     with pytest.raises(VideoError, match="--capture asks a camera"):
-        live.open_source("rtsp://camera/live", (640, 480))
+        sources.open_source("rtsp://camera/live", (640, 480))
 
 
 def test_without_a_calibration_the_circle_of_a_camera(trained, capture):
@@ -512,7 +512,7 @@ def test_a_stream(trained, model, tmp_path, server, capsys):
     Path(tmp_path / "page.html").write_text("<html>no video")
     for name in ("none.avi", "page.html"):
         with pytest.raises(VideoError, match=rf"http://{server}/{name}: cannot be opened as a stream") as error:
-            live.open_source(f"http://user:secret@{server}/{name}")
+            sources.open_source(f"http://user:secret@{server}/{name}")
         assert "secret" not in str(error.value)
 
 
@@ -520,7 +520,7 @@ def test_a_stream(trained, model, tmp_path, server, capsys):
 def test_a_stream_that_breaks_off(trained, tmp_path, monkeypatch, capsys, hangs, said):
     """Half of a video, as is, then the connection stays silent or is closed."""
     data, done = write_file(tmp_path / "a.avi", 40).read_bytes(), threading.Event()
-    monkeypatch.setattr(live, "TIMEOUT", 0.5)
+    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve():
