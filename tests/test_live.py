@@ -467,7 +467,7 @@ def test_a_camera_that_is_not_there(tmp_path, monkeypatch, capsys):
     (tmp_path / "by-id").symlink_to(tmp_path / "video3")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_char_device", lambda _: True)
-        patch.setattr(live, "Camera", lambda number, size: number)
+        patch.setattr(sources, "Camera", lambda number, size: number)
         assert sources.open_source(tmp_path / "by-id") == 3
     for source in (tmp_path / "none.mp4", "none.mp4"):
         with pytest.raises(VideoError, match=r"none\.mp4: no such video file"):
