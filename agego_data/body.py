@@ -92,7 +92,7 @@ class Body:
 
     vertices (V, 3) m at rest; faces (F, 3); weights (V, bones), rows sum to 1; bone_names; parents (bones,), -1 for
     the root, parents before children; starts (bones, 3) m at rest; neutral (bones, 3, 3): turns from rest to the
-    neutral pose; joint_bones (15,): bones whose starts are the joints in the data sets' order;
+    neutral pose; joint_bones (15,): bones at whose starts the joints are, in the data sets' order (see `joints`);
     face_part, face_bone (F,) and face_along (F,): what a face is, its bone and its place along it (0 start, 1 end).
     """
 
@@ -118,6 +118,16 @@ class Body:
         """Metres from hip to ankle along the right leg."""
         hip, knee, ankle = (self.starts[self.bone(f"{name}.R")] for name in ("thigh", "shin", "foot"))
         return np.linalg.norm(knee - hip) + np.linalg.norm(ankle - knee)
+
+    def joints(self, starts):
+        """Starts of bones (..., bones, 3) -> the 15 joints (..., 15, 3), in the data sets' order.
+
+        Their neck lies 50 mm above the middle of the shoulders (Mo2Cap2's mean3D.mat), where ours begins at 90 to 110:
+        it is put half-way between the two.
+        """
+        joints = starts[..., self.joint_bones, :].copy()
+        joints[..., 0, :] = (joints[..., 0, :] + (joints[..., 1, :] + joints[..., 4, :]) / 2) / 2
+        return joints
 
     def pose(self, roots, rotations):
         """Forward kinematics: root positions (T, 3) m, local rotations (T, bones, 4) from the neutral pose

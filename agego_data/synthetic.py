@@ -132,7 +132,7 @@ def make_take(body, clips, dataset, rng, frames, test=False, unseen=False):
     fixed, offset = mount(dataset, rng, np.arange(frames) / fps, test)
     camera_turns = turns[:, head] @ fixed
     camera_places = starts[:, head] + np.einsum("tij,tj->ti", turns[:, head], offset)
-    joints = np.einsum("tij,tni->tnj", camera_turns, starts[:, body.joint_bones] - camera_places[:, None])
+    joints = np.einsum("tij,tni->tnj", camera_turns, body.joints(starts) - camera_places[:, None])
     return Take(
         starts,
         turns,
@@ -155,7 +155,7 @@ def draw_frame(viewer, stage, take, i):
     image = viewer.background(stage.room, turn, above, floor_shadow(take.starts[i], body.parents, stage.room.lights))
     ids = viewer.draw(vertices, faces, turn, place)
     viewer.paint(image, ids, vertices, faces, values, stage.atlas, turn, place)
-    joints = take.starts[i, body.joint_bones]
+    joints = body.joints(take.starts[i])
     hidden = viewer.hidden(ids, vertices, faces, body_faces, joints, place, turn)
     return image, (ids >= 0) & (ids < worn_faces), hidden
 

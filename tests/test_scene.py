@@ -57,7 +57,7 @@ def take_of(body, pose, frames=1, held="", seat=np.nan, desk=np.nan, dataset="sc
     (place, tilt), head = MOUNTS[dataset], body.bone("head")
     fixed = synthetic.LOOK_DOWN @ cv2.Rodrigues(np.radians([tilt, 0.0, 0.0]))[0]
     camera_turns, camera_places = turns[:, head] @ fixed, starts[:, head] + turns[:, head] @ np.array(place)
-    joints = np.einsum("tij,tni->tnj", camera_turns, starts[:, body.joint_bones] - camera_places[:, None])
+    joints = np.einsum("tij,tni->tnj", camera_turns, body.joints(starts) - camera_places[:, None])
     return synthetic.Take(
         starts, turns, camera_turns, camera_places, joints, words, np.full(frames, held, dtype="U8"), *numbers
     )
@@ -203,7 +203,7 @@ def test_paper_and_table_hide_joints(viewer, people):
     body = people[6]
     take = take_of(body, ARMS)
     turn, place = take.camera_turns[0], take.camera_places[0]
-    joints = take.starts[0, body.joint_bones]
+    joints = body.joints(take.starts[0])
     vertices = body.skin(take.starts[0], take.turns[0])
     patch = surfaces.Patch(0, 0, 8, 8)
     for height in (0.3, 0.7, 1.2):
