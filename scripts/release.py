@@ -121,7 +121,9 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=ROOT / Path(params.RELEASED).parent, help="default: %(default)s")
     parser.add_argument("--frames", help="a video or folder of frames to compare poses on, with --calibration")
     parser.add_argument("--calibration", help="of --frames, OCamCalib JSON")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="mm that 99 in 100 joints may move (default: %(default)s)")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="mm that 99 in 100 joints may move (default: %(default)s)"
+    )
     parser.add_argument("--evaluation", type=Path, help="metrics/evaluation.json of this very model, to keep with it")
     options = parser.parse_args(arguments)
     if bool(options.frames) != bool(options.calibration):
