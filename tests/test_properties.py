@@ -59,7 +59,9 @@ def test_only_the_direction_counts_and_the_lens_is_round(lens, theta, around, ti
     turned = Rotation.from_euler("z", around).apply(point)
     pixel, other = camera.project(point), camera.project(turned * times)
     np.testing.assert_allclose(np.hypot(*(other - camera.centre)), np.hypot(*(pixel - camera.centre)), rtol=1e-9)
-    np.testing.assert_allclose(np.arctan2(*(other - camera.centre)[::-1]), around, atol=1e-6)
+    # As a direction: -pi and pi are the same.
+    direction = (other - camera.centre) / np.hypot(*(other - camera.centre))
+    np.testing.assert_allclose(direction, [np.cos(around), np.sin(around)], atol=1e-6)
 
 
 @examples
@@ -220,7 +222,7 @@ class Echo(torch.nn.Module):
         # to_tensor normalises: x = (value / 255 - mean) / std of the first channel.
         return {"heatmaps": ((images[:, 0, 0, 0] * 0.229 + 0.485) * 255).round()}
 
-    def decoder(self, tokens, motion):
+    def decode(self, tokens, motion, mask):
         self.windows.append(tokens[0].numpy().copy())
         number = len(self.windows)
         return (tokens + number)[..., None, None].expand(*tokens.shape, 15, 3)

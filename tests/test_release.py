@@ -242,7 +242,9 @@ def test_the_look_before_a_run(settings, released, trained, tmp_path):
         prints.append(found.inputs["heatmap_init.json"])
     assert all(p["init"] == "released" and len(p["sha256"]) == 16 for p in prints) and prints[0] != prints[1]
     # Prepared frames have another crop than it saw.
-    assert any("saw 32 px, crop none, not prepare's 32 px, crop square" in note for note in found.notes)
+    own = settings.prepare
+    said = f"saw 32 px, crop none, not prepare's {own.size} px, crop {own.crop}"
+    assert any(said in note for note in found.notes)
 
 
 def test_settings_that_start_from_it(raw_settings, tmp_path):
