@@ -38,6 +38,7 @@ MOUNTS = {
 TEST_MOUNTS = np.array([(-0.245, 0.16, 15.0), (-0.215, 0.2, 21.0)])
 # Camera axes (x right, y down, z forward) in the head's axes for a camera that looks straight down.
 LOOK_DOWN = np.array([[-1.0, 0, 0], [0, 1, 0], [0, 0, -1]]).T
+TEST_BODIES = 10  # of those in data/, whatever the seed and the number of people
 CLEARANCE = 0.12  # metres of air kept below the camera: the floor gives way when the wearer lies face down
 MARKER = "RENDERED"
 PICKLE_PROTOCOL = 4
@@ -267,29 +268,24 @@ def _letters(number):
 def _plan(counts, bodies, seed, frames, scale, noise):
     """Jobs of every split: each actor has a name and a body that nobody else has, and new clothes in each sequence.
 
-    A test actor has one of the `bodies`, of which no training actor has any part. Training actors have the others, and
-    mixtures of them when all are taken. Of a test actor's sequences the second, fourth, ... show unseen actions.
+    A test actor has one of TEST_BODIES, or a mixture of them when all are taken; training actors have the others, and
+    mixtures of those. The division is the same for every seed and number of actors, so that networks trained in one
+    run can be tested in another. Of a test actor's sequences the second, fourth, ... show unseen actions.
     """
     for split, (number, sequences) in counts.items():
         if number < 1 or sequences < 1:
             raise ValueError(f"{split}=({number}, {sequences}); expected at least 1 actor and 1 sequence")
-    tests = sum(number for split, (number, _) in counts.items() if split.endswith("_test"))
-    if tests > bodies - 2:
-        raise ValueError(f"{tests} test actors in all; expected at most {bodies - 2}, so that two bodies can train")
+    order = np.random.default_rng(0).permutation(bodies).tolist()
+    pools = {"test": order[:TEST_BODIES], "train": order[TEST_BODIES:]}
     rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
-    order = rng.permutation(bodies).tolist()
+    free = {part: rng.permutation(pool).tolist() for part, pool in pools.items()}
     names = _names(rng, sum(number for number, _ in counts.values()))
-    own, pool = order[:tests], order[tests:]
-    free = list(pool)
     jobs, actor = {}, 0
     for split, (number, sequences) in counts.items():
         dataset, part = split.split("_")
         jobs[split] = []
         for _ in range(number):
-            if part == "test":
-                body = (own.pop(),)
-            else:
-                body = (free.pop(),) if free else tuple(pool)
+            body = (free[part].pop(),) if free[part] else tuple(pools[part])
             for k in range(1, sequences + 1):
                 name = f"{names[actor]}/seq{k}" if dataset == "egopw" else f"{names[actor]}{k}"
                 jobs[split].append(

@@ -210,7 +210,8 @@ class DecoderSettings:
     """Sec. 3.3, and what it leaves open (docs/decisions.md). kind: the paper's, or one beside it (models/rays.py).
 
     use_motion: whether the main model has the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
-    what training windows are changed into (rays.Augmentation). Of "paper" alone: norm_first, input_scale,
+    what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
+    through, in the window's frames. Of "paper" alone: norm_first, input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """
 
@@ -219,6 +220,7 @@ class DecoderSettings:
     turn_degrees: NotNegative
     hidden_share: Part
     mirror: Switch
+    smoothing: NotNegative
     layers: Count
     heads: Count
     dropout: Part
@@ -249,7 +251,7 @@ class EvaluateSettings:
 class AblationSettings:
     """What `05_ablations` compares with the full model: runs of `03_pose_training`, and baselines.
 
-    rows: one change each (see variants.py). heatmap_losses: other heatmap networks: of another
+    rows: one change each (see training/rows.py). heatmap_losses: other heatmap networks: of another
     loss (Table 6), or trained from "scratch", where heatmap.init is a start. seeds:
     further seeds beside `seed`, for each row of `reseeded`.
     """
@@ -258,11 +260,14 @@ class AblationSettings:
         Literal[
             "no_cross_attention", "no_motion", "no_spatial",
             "window_half", "window_double", "joint_embedding", "sceneego_only",
+            "rays", "rays_motion", "rays_plain",
         ]
     )  # fmt: skip
     heatmap_losses: _list(Literal["mse", "bce", "scratch"])
     seeds: _list(Natural)
-    reseeded: _list(Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding"])
+    reseeded: _list(
+        Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding", "rays", "rays_motion"]
+    )
     baselines: _list(Literal["nearest", "xr_egopose", "mo2cap2"])
 
 
@@ -329,6 +334,11 @@ def _fits_together(s):
             "ablation.rows",
             paper or not {"no_spatial", "no_cross_attention", "joint_embedding"} & {*s.ablation.rows},
             "rows that a model with decoder.kind rays has (not no_spatial, no_cross_attention, joint_embedding)",
+        ),
+        (
+            "ablation.rows",
+            (paper and s.prepare.crop == "fovea") or not any(row.startswith("rays") for row in s.ablation.rows),
+            "no rays rows, unless prepare.crop is fovea and decoder.kind paper",
         ),
         (
             "decoder.mirror",

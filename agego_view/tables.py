@@ -1,5 +1,6 @@
 """What the runs of the pipeline left, for the tables of 05: test errors of every row, beside the paper's figures."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from agego_lib import datasets
 from agego_lib.evaluation import HEADLINE, bootstrap_interval, load_poses, sequence_errors
 from agego_view import paper
 
+REPEATED = re.compile(r"-\d+$")  # the end of a name: the same row from another seed
 NOT_RUN = "not run here: `make tables`"
 
 
@@ -67,6 +69,15 @@ def tables(settings):
             {name: paper.WINDOWS.get(frames, {}) for name, frames in spans.items()},
         ),
         "joint embedding": ({"full": "full model", "joint_embedding": f"{turned} joint embedding"}, {}),
+        "beyond": (
+            {
+                "full": "the paper's decoder",
+                "rays": "rays and time in its place",
+                "rays_motion": "the same with the motion stream, not mirrored",
+                "rays_plain": "the same without any augmentation",
+            },
+            {},
+        ),
         "others": (
             {
                 "full": "full model",
@@ -98,12 +109,47 @@ def load_results(root, ablation, tests):
     return results
 
 
+def trainings(results, name, data_set, metric):
+    """An error from each training of a run: its first, then its repetitions -> (S, F), of every frame.
+
+    "long_unseen" has one number a joint and frame of those that it is of; no training has any where there are none.
+    """
+    repeated = [key for key in results if REPEATED.sub("", key) == name != key]
+    found = [results[key].get(data_set) for key in (name, *repeated)]
+    return np.stack([_values(errors, metric) for errors in found if errors is not None])
+
+
+def _values(errors, metric):
+    if metric != "long_unseen":
+        return getattr(errors, metric)
+    return errors.distance[_long_unseen(errors)]
+
+
+def _long_unseen(errors):
+    return np.zeros(errors.distance.shape, bool) if errors.unseen is None else errors.unseen > LONG
+
+
+def _lengths(errors, metric):
+    """How many of the values of `trainings` are of each sequence."""
+    if metric != "long_unseen":
+        return errors.lengths
+    return [int(part.sum()) for part in np.split(_long_unseen(errors), np.cumsum(errors.lengths)[:-1])]
+
+
+def changes(results, name, data_set, metric):
+    """How much larger an error is than the full model's, by the seeds that both have -> (S, F), as `trainings`."""
+    own, full = (trainings(results, key, data_set, metric) for key in (name, "full"))
+    count = min(len(own), len(full))
+    return own[:count] - full[:count]
+
+
 def compare(results, rows, figures, settings):
     """A table of runs beside the paper's figures -> list of dicts, one a row, data set and metric.
 
     rows: {name of a run: label}. figures: the paper's, {name: {data set: (MPJPE, PA-MPJPE)}}, None for what it has not.
     settings: those of the full model's run. A run that was not made says what would make it.
-    "change" is the mean difference from the full model, frame by frame, with its 95 % interval over sequences.
+    Where a run was repeated with other seeds, "ours" is the mean over them. "change" is the mean difference from the
+    full model, frame by frame, with its 95 % interval over people, and over the seeds that both have.
     """
     table = []
     for name, label in rows.items():
@@ -117,11 +163,10 @@ def compare(results, rows, figures, settings):
                 row = {"row": label, "data set": data_set, "metric": f"{title} (mm)"}
                 ours = change = interval = ""
                 if errors is not None:
-                    values = getattr(errors, metric)
-                    ours = round(float(values.mean()), 1)
-                    difference = values - getattr(full, metric)
-                    low, high = bootstrap_interval(difference, errors.lengths)
+                    ours = round(float(trainings(results, name, data_set, metric).mean()), 1)
                     if name != "full":
+                        difference = changes(results, name, data_set, metric)
+                        low, high = bootstrap_interval(difference, full.lengths, full.people)
                         change, interval = f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"
                 gap = "" if figure is None else paper.gap(settings, data_set)
                 row |= {
@@ -157,11 +202,50 @@ def seed_table(results, ablation, seed):
     return table
 
 
-def verdict(difference, lengths):
-    """One of "worse", "better" or "no clear difference", by whether the 95 % interval of the mean leaves zero out."""
-    if len(lengths) < 2:
-        return "no interval with one test sequence"
-    low, high = bootstrap_interval(difference, lengths)
+LONG = 32  # frames
+# Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that have
+# not been seen for more than LONG frames.
+MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
+
+
+def measured(results):
+    """Every run's errors and how far they are from the full model's, for metrics/ablations.json.
+
+    -> {run: {data set: {"<measure>_mm": mean over its trainings, "trainings": how many, "change": {measure:
+    {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the data know, the interval is
+    `bootstrap_interval`'s over people and trainings. A repetition is no run of its own here.
+    """
+    out = {}
+    for name, sets in results.items():
+        if REPEATED.search(name):
+            continue
+        out[name] = {}
+        for data_set in sets:
+            full = results["full"][data_set]
+            values = {m: trainings(results, name, data_set, m) for m in MEASURES}
+            values = {m: v for m, v in values.items() if v.size}
+            entry = {f"{m}_mm": round(float(v.mean()), 2) for m, v in values.items()}
+            out[name][data_set] = entry | {"trainings": len(values["mpjpe"])}
+            if name == "full":
+                continue
+            found = {}
+            for m in values:
+                difference = changes(results, name, data_set, m)
+                low, high = bootstrap_interval(difference, _lengths(full, m), full.people)
+                numbers = {"mean": float(difference.mean()), "low": low, "high": high}
+                found[m] = {key: round(value, 2) for key, value in numbers.items()}
+            out[name][data_set]["change"] = found
+    return out
+
+
+def verdict(difference, lengths, people=None):
+    """One of "worse", "better" or "no clear difference", by whether the 95 % interval of the mean leaves zero out.
+
+    difference (F,) or, of several trainings, (S, F); lengths, people: as for `bootstrap_interval`.
+    """
+    if len(lengths if people is None else set(people)) < 2:
+        return "no interval with one test person"
+    low, high = bootstrap_interval(difference, lengths, people)
     return "worse" if low > 0 else "better" if high < 0 else "no clear difference"
 
 

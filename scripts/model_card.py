@@ -1,7 +1,8 @@
 """Write the figures of docs/model-card.md from what was measured, for maintainers: python scripts/model_card.py
 
-Read are released/evaluation.json (scripts/release.py --evaluation), benchmarks/results/real_frames.json and the
-released model's own file. Results of another model are refused by its hash; what is not measured, the card says.
+Read are released/evaluation.json (scripts/release.py --evaluation), real_frames.json and live.json in
+benchmarks/results/, and the released model's own file. Results of another model are refused by its hash;
+what is not measured, the card says.
 """
 
 import sys
@@ -67,7 +68,15 @@ def figures(root):
     for key, measure in measures.items():
         value = f"{n[key]:.1f} (mean pose: {n['mean_pose'][key]:.1f})" if n else NONE
         row("rendered test split, SceneEgo-like, before packing", measure, value, EVALUATE)
-    row("two CPU cores", "`predict`, frames a second", NONE, "`python -m agego_lib.predict VIDEO`, timed")
+    speed = _results(root / "benchmarks/results/live.json", lambda r: r["settings"]["model_sha256"], digest)
+    rates = {t["what"]: t["measured"] for t in speed["targets"]} if speed else {}
+    parts = {r["part"]: r["median (ms)"] for r in speed["rows"]} if speed else {}
+    cores = f"{speed['machine']['cores']} CPU cores ({speed['machine']['cpu']})" if speed else "CPU"
+    for measure, value in (
+        ("`predict`, frames a second", rates.get("frames a second of predict")),
+        ("live, median of a frame (ms)", parts.get("all")),
+    ):
+        row(cores, measure, f"{value:.0f}" if value else NONE, "`python -m benchmarks.live`")
     size = sum(p.stat().st_size for p in (model, model.with_suffix(".json"))) if digest else None
     row("", "size of the weights (MB)", f"{size / 1e6:.1f}" if size else "not packed yet", "`scripts/release.py`")
     return rows

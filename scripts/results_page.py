@@ -69,8 +69,9 @@ def main():
         f"{run['versions']['torch']}. "
         "**The paper's figures are from the real data sets**, ours from the data that the column names; they are not "
         "to be compared unless that is the real one and nothing is left to fill the gap. Intervals are 95 % "
-        "bootstraps over test sequences. Written by `scripts/results_page.py`; the same tables, with figures, are in "
-        "`reports/04_evaluation.ipynb` and `reports/05_ablations.ipynb` after a run.\n",
+        "bootstraps over test people, and over seeds where a run was repeated. Written by `scripts/results_page.py`; "
+        "the same tables, with figures, are in `reports/04_evaluation.ipynb` and `reports/05_ablations.ipynb` "
+        "after a run.\n",
         "\n".join(f"- {line}" for line in measured_on(settings, ROOT / "artifacts/prepared")) + "\n",
         "## Tables 1 and 2\n",
         markdown(protocol(evaluation, settings)),
@@ -86,6 +87,8 @@ def main():
         made["window"],
         "## A joint embedding in the memory\n",
         made["joint embedding"],
+        "## A decoder beside the paper's\n",
+        made["beyond"],
         "## The transfer, and baselines\n",
         made["others"],
     ]

@@ -1,7 +1,7 @@
 """Whole-sequence prediction against a brute-force loop over windows, and the evaluation against SciPy."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -294,7 +294,19 @@ def test_bootstrap_interval_against_scipy():
         rng=np.random.default_rng(0),
     ).confidence_interval
     assert bootstrap_interval(values, lengths) == pytest.approx((reference.low, reference.high), abs=0.5)
-    assert bootstrap_interval(values[:9], [9]) == (values[:9].mean(),) * 2
+    assert bootstrap_interval(values[:9], [9]) == pytest.approx((values[:9].mean(),) * 2)
+    # A person's sequences are drawn together, wherever they stand in the list.
+    people = list("abcabcabcabc")
+    parts = np.split(values, np.cumsum(lengths)[:-1])
+    groups = [np.concatenate([p for p, who in zip(parts, people, strict=True) if who == name]) for name in "abc"]
+    one_each = bootstrap_interval(np.concatenate(groups), [len(g) for g in groups])
+    assert bootstrap_interval(values, lengths, people) == pytest.approx(one_each)
+    # Of several trainings, each is drawn too: with one person, the interval is theirs.
+    trainings = np.stack([values[:9] + shift for shift in (0, 3, 30)])
+    picked = np.array(list(product(trainings.mean(1), repeat=3))).mean(1)
+    # Each of the 27 draws is as likely, so that the outer 2.5 % are those of the least and of the greatest.
+    assert bootstrap_interval(trainings, [9]) == pytest.approx((picked.min(), picked.max()))
+    assert bootstrap_interval(values[None], lengths) == bootstrap_interval(values, lengths)
     with pytest.raises(ValueError, match="lengths sum to 3, expected 4"):
         bootstrap_interval(np.ones(4), [1, 2])
 
@@ -303,7 +315,7 @@ def test_bootstrap_interval_against_scipy():
 def test_error_groups_joint_by_joint(make_sequence, seen):
     sequences = [
         make_sequence(f"groups{seen}/a", range(4), actions=["walk", None]),
-        make_sequence(f"groups{seen}/b", range(3)),
+        make_sequence(f"groups{seen}/b", [2, 3, 9, 20, 60]),
     ]
     rng = np.random.default_rng(4)
     for sequence in sequences if seen else []:
@@ -322,6 +334,15 @@ def test_error_groups_joint_by_joint(make_sequence, seen):
                     belongs.append(("visibility", "outside the image"))
                 elif seen:
                     belongs.append(("visibility", "hidden by the body" if sequence.hidden[i][joint] else "in sight"))
+                # How long ago, in frames of the recording, it was seen last; where never, since before the first frame.
+                clear = [
+                    n for n in range(i + 1) if sequence.in_image[n][joint] and not (seen and sequence.hidden[n][joint])
+                ]
+                numbers = sequence.frame_numbers
+                age = numbers[i] - (numbers[clear[-1]] if clear else numbers[0] - 1)
+                if seen and age:
+                    names = ("up to 8 frames", "9 to 32 frames", "longer")
+                    belongs.append(("unseen for", names[int(age > 8) + int(age > 32)]))
                 if sequence.actions and sequence.actions[i]:
                     belongs.append(("action", sequence.actions[i]))
                 for key in belongs:
@@ -331,7 +352,7 @@ def test_error_groups_joint_by_joint(make_sequence, seen):
             number += 1
     rows = {(row["group"], row["part"]): row for row in error_groups(errors, sequences)}
     assert rows.keys() == parts.keys() and ("action", "walk") in rows
-    assert ("visibility", "hidden by the body") in rows or not seen
+    assert {("visibility", "hidden by the body"), ("unseen for", "longer")} <= set(rows) or not seen
     for key, values in parts.items():
         mean, pa_mean, ba_mean = np.mean(values, axis=0)
         assert rows[key]["mpjpe_mm"] == pytest.approx(mean, abs=0.006)

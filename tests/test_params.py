@@ -244,6 +244,10 @@ def test_ablation_rows(raw):
     refused(changed(raw, "ablation.seeds", [1, raw["seed"]]), "ablation.seeds", [1, raw["seed"]])
     refused(changed(raw, "ablation.heatmap_losses", ["bce"]), "ablation.heatmap_losses", "bce")
     assert params.from_dict(changed(raw, "ablation.rows", [])).ablation.rows == ()
+    # Rays are of one view.
+    rays = changed(raw, "ablation.rows", ["rays"])
+    assert params.from_dict(changed(rays, "prepare.crop", "fovea")).ablation.rows == ("rays",)
+    refused(changed(rays, "prepare.crop", "none"), "ablation.rows", ["rays"])
 
 
 def test_numbers(raw):

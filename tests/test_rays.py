@@ -11,7 +11,17 @@ from agego_lib.images import to_tensor
 from agego_lib.inference import LivePredictor, PoseStream, predict_sequence
 from agego_lib.models import AGEgoPose, HeatmapNet
 from agego_lib.models.build import load_model, save_model
-from agego_lib.models.rays import MIRRORED, TOKEN, Augmentation, RayDecoder, RayTokens, hidden_token, turned, unproject
+from agego_lib.models.rays import (
+    MIRRORED,
+    TOKEN,
+    Augmentation,
+    RayDecoder,
+    RayTokens,
+    hidden_token,
+    smoothed,
+    turned,
+    unproject,
+)
 from agego_lib.params import LossSettings
 from agego_lib.skeleton import JOINT_NAMES
 from agego_lib.training import PoseObjective
@@ -153,6 +163,26 @@ def test_time_and_the_other_joints_are_read():
         change = (made(other) - made(tokens))[0].norm(dim=-1)
     assert change[6, 5] > 1e-5  # another frame of that joint
     assert change[2, 9] > 1e-5  # another joint of that frame
+
+
+def test_smoothing_is_a_local_line_fit():
+    rng = np.random.default_rng(0)
+    joints, mask = rng.normal(size=(2, 9, 15, 3)), np.arange(9) < np.array([[9], [6]])
+    found = smoothed(torch.from_numpy(joints), 1.5, torch.from_numpy(mask)).numpy()
+    for window, frames in ((0, 9), (1, 6)):
+        for t in range(frames):
+            at = np.arange(frames)
+            weights = np.exp(-0.25 * ((at - t) / 1.5) ** 2)  # polyfit squares them
+            fit = np.polynomial.polynomial.polyfit(at - t, joints[window, :frames].reshape(frames, -1), 1, w=weights)
+            np.testing.assert_allclose(found[window, t].ravel(), fit[0], atol=1e-4)
+    # Steady movement stays as it is, up to the ends; one frame is its own answer; padding is no NaN.
+    line = torch.arange(12.0)[None, :, None, None].expand(1, 12, 15, 3)
+    torch.testing.assert_close(smoothed(line, 2.0), line, atol=1e-4, rtol=0)
+    torch.testing.assert_close(smoothed(line[:, :1], 2.0), line[:, :1])
+    far = torch.arange(64)[None] < 1
+    assert smoothed(torch.ones(1, 64, 15, 3, requires_grad=True), 1.0, far).isfinite().all()
+    made, (tokens, _) = decoder(use_motion=False), random_tokens()
+    torch.testing.assert_close(decoder(use_motion=False, smoothing=2.0)(tokens), smoothed(made(tokens), 2.0))
 
 
 def test_it_learns_distances_that_no_single_joint_tells():

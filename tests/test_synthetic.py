@@ -364,7 +364,7 @@ def test_a_set_that_is_not_whole_cannot_be_prepared(sources, tmp_path, monkeypat
 
 
 def test_settings_out_of_range_are_refused(sources, tmp_path):
-    for wrong in ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_test": (23, 1)}):
+    for wrong in ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_test": (3, 0)}):
         with pytest.raises(ValueError, match="expected"):
             synthetic.render_datasets(sources, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
@@ -372,27 +372,27 @@ def test_settings_out_of_range_are_refused(sources, tmp_path):
 
 def test_plan_keeps_test_people_and_actions_out_of_training(people):
     """Any number of actors: names and bodies of their own, and nothing of a test body in a training one."""
-    counts = {"egopw_train": (40, 2), "egopw_test": (3, 2), "sceneego_train": (20, 3), "sceneego_test": (2, 4)}
+    counts = {"egopw_train": (40, 2), "egopw_test": (3, 2), "sceneego_train": (20, 3), "sceneego_test": (12, 4)}
     plan = synthetic._plan(counts, len(people), 3, 10, 0.5, 10.0)
+    # Other people of another seed, who are made of the same bodies.
+    few = synthetic._plan(dict.fromkeys(counts, (8, 1)), len(people), 4, 10, 0.5, 10.0)
     jobs = [(split, job) for split, jobs in plan.items() for job in jobs]
     tested = {i for split, job in jobs if split.endswith("test") for i in job.bodies}
     trained = {i for split, job in jobs if split.endswith("train") for i in job.bodies}
-    assert len(tested) == 5 and len(trained) == len(people) - 5 and not tested & trained
-    assert all(len(job.bodies) == 1 for split, job in jobs if split.endswith("test"))
+    assert len(tested) == 10 and len(trained) == len(people) - 10 and not tested & trained
+    assert [len({job.bodies for job in plan[split] if len(job.bodies) == 1}) for split in counts] == [14, 3, 0, 7]
+    for split, jobs_of in few.items():
+        assert {i for job in jobs_of for i in job.bodies} <= (tested if split.endswith("test") else trained)
     # A take's number follows the name in SceneEgo, so no name may end in digits.
     actors = {split: {job.name.split("/")[0].rstrip("0123456789") for job in jobs} for split, jobs in plan.items()}
-    assert [len(names) for names in actors.values()] == [40, 3, 20, 2]
-    assert len(set().union(*actors.values())) == 65
+    assert [len(names) for names in actors.values()] == [40, 3, 20, 12]
+    assert len(set().union(*actors.values())) == 75
     assert len({job.name for _, job in jobs}) == len(jobs)
     for split, job in jobs:
         take = int(job.name[-1])
         assert job.test == split.endswith("test") and job.unseen == (job.test and take % 2 == 0)
-    heights = {
-        job.actor_entropy: np.ptp(synthetic.wearer(people, job).vertices[:, 2])
-        for split, job in jobs
-        if split == "egopw_train"
-    }
-    assert len(set(heights.values())) == 40
+    heights = {job.actor_entropy: np.ptp(synthetic.wearer(people, job).vertices[:, 2]) for split, job in jobs}
+    assert len(set(heights.values())) == 75
     again = synthetic.wearer(people, plan["egopw_train"][-1]).vertices
     np.testing.assert_array_equal(again, synthetic.wearer(people, plan["egopw_train"][-2]).vertices)
 

@@ -43,6 +43,9 @@ def differences(one, other, path=""):
     return found
 
 
+RAYS = {"decoder.kind", "decoder.layers", "loss.lambda_velocity"}
+
+
 @pytest.mark.parametrize(
     ("run", "changed"),
     [
@@ -50,6 +53,9 @@ def differences(one, other, path=""):
         ("no_motion", {}),
         ("heatmap_mse", {}),
         ("joint_embedding", {"decoder.memory_joint_embedding"}),
+        ("rays", RAYS | {"decoder.mirror", "decoder.turn_degrees", "decoder.hidden_share", "decoder.use_motion"}),
+        ("rays_motion", RAYS | {"decoder.turn_degrees", "decoder.hidden_share"}),
+        ("rays_plain", RAYS | {"decoder.use_motion"}),
         ("window_half", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
         ("window_double", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
     ],
@@ -88,7 +94,7 @@ def test_protocol(settings):
 
 def test_every_row_of_the_settings_is_known():
     names = set(re.findall(r"'(\w+)'", str(params.AblationSettings.__annotations__["rows"])))
-    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 7
+    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 10
 
 
 # --- The tables ----------------------------------------------------------------------------------------------------
@@ -156,6 +162,11 @@ def test_tables(tests, written, tmp_path, settings):
         missing = by_key["never run", data_set, "PA-MPJPE (mm)"]
         assert missing["ours, embedded data"] == "" and "make tables" in missing["to fill the gap"]
         assert missing["paper, real data"] == {"egopw": 78.8, "sceneego": 79.6}[data_set]
+        # The full model was trained twice.
+        both = np.mean([written[folder, data_set], written["ablate/full-3", data_set]])
+        assert by_key["full model", data_set, "MPJPE (mm)"]["ours, embedded data"] == round(1000 * both, 1)
+        assert results.trainings(found, "full", data_set, "mpjpe").shape == (2, len(found["full"][data_set].mpjpe))
+        assert results.changes(found, "no_motion", data_set, "mpjpe").mean() == pytest.approx(change, abs=1e-3)
     assert by_key["full model", "egopw", "MPJPE (mm)"]["paper, real data"] == "–"
 
     seeds = results.seed_table(found, SEEDED, 0)
@@ -176,7 +187,7 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
     asked = replace(
         SEEDED,
         rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
-              "sceneego_only"),
+              "sceneego_only", "rays", "rays_motion", "rays_plain"),
         heatmap_losses=("mse", "scratch"),
         seeds=(),
         baselines=("nearest", "xr_egopose", "mo2cap2"),
@@ -193,7 +204,8 @@ def test_verdict_needs_an_interval_without_zero():
     noise = np.random.default_rng(0).normal(0, 1, 80)
     assert results.verdict(noise + 5, lengths) == "worse" and results.verdict(noise - 5, lengths) == "better"
     noise -= noise.mean()
-    assert results.verdict(noise + 5, [80]) == "no interval with one test sequence"
+    assert results.verdict(noise + 5, [80]) == "no interval with one test person"
+    assert results.verdict(noise + 5, lengths, ["one"] * 8) == "no interval with one test person"
     low, high = bootstrap_interval(noise, lengths)
     assert low < 0 < high and results.verdict(noise, lengths) == "no clear difference"
 
@@ -293,6 +305,57 @@ def test_results_page_has_all_measures_and_the_papers_apart(project, settings):
     assert [row["paper, real data"] for row in rows] == ["–", 76.7, "–", "–", "–", "–", 104.0, 76.2, "–"]
     assert [bool(row["to fill the gap"]) for row in rows] == [row["paper, real data"] != "–" for row in rows]
     assert not any("the real" in row["to fill the gap"] for row in rows)
+    assert page.markdown(rows).count("\n") == len(rows) + 2
+
+
+def test_measured_against_the_errors(tests, written, tmp_path):
+    found = results.load_results(tmp_path, SEEDED, tests)
+    told = results.measured(found)
+    assert set(told) == {"full", "no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest"}
+    assert [told[name]["sceneego"]["trainings"] for name in ("full", "no_motion")] == [2, 1]
+    assert "change" not in told["full"]["sceneego"] and set(told["sceneego_only"]) == {"sceneego"}
+    entry, joints = told["no_motion"]["egopw"], found["no_motion"]["egopw"].distance
+    assert entry["lower_mm"] == pytest.approx(joints[:, 7:].mean(), abs=0.006)
+    assert entry["lower_less_upper_mm"] == pytest.approx(joints[:, 7:].mean() - joints[:, :7].mean(), abs=0.006)
+    change = entry["change"]["mpjpe"]
+    assert change["mean"] == pytest.approx(joints.mean() - found["full"]["egopw"].distance.mean(), abs=0.006)
+    assert "long_unseen_mm" not in entry  # the data do not say what is hidden
+    for sequences in tests.values():
+        for sequence in sequences:
+            sequence.hidden = np.zeros((len(sequence), 15), bool)
+    numbers = np.array([0, 1, 2, 43, 44])
+    tests["egopw"][0].frame_numbers, tests["egopw"][0].hidden[1:, 3] = numbers, True
+    found = results.load_results(tmp_path, SEEDED, tests)
+    late = found["no_motion"]["egopw"].distance[3:5, 3]
+    assert results.measured(found)["no_motion"]["egopw"]["long_unseen_mm"] == pytest.approx(late.mean(), abs=0.006)
+    # Every joint of a run is off by the same, and so is every person.
+    assert change["low"] == change["mean"] == change["high"]
+
+
+def test_claims_are_judged_by_their_intervals(project):
+    spec = importlib.util.spec_from_file_location("claims_page", project / "scripts/claims_page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    verdicts = [page.verdict(low, high, 3) for low, high in ((1, 4), (-4, -1), (-1, 4))]
+    assert verdicts == ["confirmed here", "refuted here", "undecided here"]
+    assert page.verdict(1, 4, 1) == "undecided here: one training"
+    # Every measure is one that the metrics have, every row one that can be asked for.
+    assert {measure for _, _, measure in page.CLAIMS} <= set(results.MEASURES)
+    assert {row for _, row, _ in page.CLAIMS} <= {*ABLATIONS, *CHANGES, *LOSSES, "sceneego_only"}
+
+    def entry(mean):
+        change = {m: {"mean": mean, "low": mean - 1, "high": mean + 1} for m in results.MEASURES}
+        return {data_set: {"trainings": 3, "change": change} for data_set in ("egopw", "sceneego")}
+
+    full = {data_set: {"trainings": 3} for data_set in ("egopw", "sceneego")}
+    rows = page.table({"full": full, "no_motion": entry(5.0), "no_spatial": entry(-5.0)}, "embedded data")
+    by_key = {(row["claim"].split(" (")[0], row["tested on"]): row for row in rows}
+    motion = by_key["Motion features help", "EgoPW"]
+    assert motion["verdict"] == "confirmed here" and motion["its 95 % interval"] == "+4.0 to +6.0"
+    # The paper, Table 4: 90.8 without, 76.7 with.
+    assert motion["without it, paper, real data (mm)"] == "+14.1"
+    assert by_key["Heatmap features help", "SceneEgo"]["verdict"] == "refuted here"
+    assert by_key["Cross-attention helps", "EgoPW"]["verdict"] == "not run here"
     assert page.markdown(rows).count("\n") == len(rows) + 2
 
 

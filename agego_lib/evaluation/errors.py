@@ -1,10 +1,10 @@
 """Errors of a split in millimetres (Sec. 4.3), their intervals, and what knowing nothing gives: the mean pose."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from agego_lib import metrics
 from agego_lib.skeleton import BONES, COMMON_BONE_LENGTHS, JOINT_NAMES, LOWER_BODY, UPPER_BODY
@@ -20,7 +20,8 @@ class PoseErrors:
 
     distance, pa_distance: of each joint, without and with Procrustes alignment of its frame; ba_distance: with
     it, after both poses got the bones of one skeleton (see metrics.ba_mpjpe).
-    lengths: frames of each sequence. whole: what only whole sequences have, for `summary`.
+    lengths: frames of each sequence; people: who wears the camera in each, None where nobody knows. whole: what only
+    whole sequences have, for `summary`. unseen: `unseen_for` of each joint, None where nobody knows.
     """
 
     distance: Float[np.ndarray, "F 15"]
@@ -28,6 +29,8 @@ class PoseErrors:
     ba_distance: Float[np.ndarray, "F 15"]
     lengths: tuple[int, ...]
     whole: dict
+    people: tuple[str, ...] | None = None
+    unseen: Int64[np.ndarray, "F 15"] | None = None
 
     @property
     def mpjpe(self) -> Float[np.ndarray, " F"]:
@@ -40,6 +43,19 @@ class PoseErrors:
     @property
     def ba_mpjpe(self) -> Float[np.ndarray, " F"]:
         return self.ba_distance.mean(-1)
+
+    @property
+    def upper(self) -> Float[np.ndarray, " F"]:
+        return self.distance[:, UPPER_BODY].mean(-1)
+
+    @property
+    def lower(self) -> Float[np.ndarray, " F"]:
+        return self.distance[:, LOWER_BODY].mean(-1)
+
+    @property
+    def lower_less_upper(self) -> Float[np.ndarray, " F"]:
+        """How much worse the lower body is than the upper."""
+        return self.lower - self.upper
 
     @property
     def per_joint(self) -> Float[np.ndarray, "15"]:
@@ -55,28 +71,39 @@ class PoseErrors:
         return means | {name: round(value, 4) for name, value in self.whole.items()}
 
     def report(self) -> dict:
-        """`summary`, and in `interval_95` the bootstrap intervals over sequences of its headline numbers."""
+        """`summary`, and in `interval_95` the bootstrap intervals over people of its headline numbers."""
         intervals = {}
         for name in HEADLINE:
-            low, high = bootstrap_interval(getattr(self, name), self.lengths)
+            low, high = bootstrap_interval(getattr(self, name), self.lengths, self.people)
             intervals[f"{name}_mm"] = {"low": round(low, 2), "high": round(high, 2)}
         return {**self.summary(), "interval_95": intervals}
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, " F"], lengths: Sequence[int], level: float = 0.95, draws: int = 10_000, seed: int = 0
+    values: Float[np.ndarray, "*S F"],
+    lengths: Sequence[int],
+    people: Sequence[str] | None = None,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the mean of `values` when whole sequences are drawn again.
+    """Percentile interval (low, high) of the mean of `values` when whole people are drawn again.
 
-    lengths: frames of each sequence, which sum to F. Frames of one sequence are alike, so that drawing single frames
-    would promise too much; with few sequences the interval is rough, and with one it is a point.
+    lengths: frames of each sequence, which sum to F; people: the wearer of each, where unknown each is somebody else.
+    Frames of one person are alike, so that drawing single frames or sequences would promise too much; with few people
+    the interval is rough, and with one it is a point. Values of S trainings, an axis before: these are drawn too.
     Raises ValueError where the lengths do not sum to F.
     """
-    if sum(lengths) != len(values):
-        raise ValueError(f"lengths sum to {sum(lengths)}, expected {len(values)}, the number of values")
-    sums = np.array([part.sum() for part in np.split(np.asarray(values, float), np.cumsum(lengths)[:-1])])
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    means = sums[drawn].sum(1) / np.asarray(lengths)[drawn].sum(1)
+    values = np.atleast_2d(np.asarray(values, float))
+    if sum(lengths) != values.shape[-1]:
+        raise ValueError(f"lengths sum to {sum(lengths)}, expected {values.shape[-1]}, the number of values")
+    _, who = np.unique(np.arange(len(lengths)) if people is None else people, return_inverse=True)
+    frames = np.bincount(who, weights=lengths)
+    sums = np.array([np.bincount(np.repeat(who, lengths), weights=row) for row in values])
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(frames), size=(draws, len(frames)))
+    trainings = rng.integers(len(sums), size=(draws, len(sums)))
+    means = sums[trainings].mean(1)[np.arange(draws)[:, None], drawn].sum(1) / frames[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -90,6 +117,7 @@ def pose_errors(
     predictions: Sequence[Float[np.ndarray, "_ 15 3"]],
     targets: Sequence[Float[np.ndarray, "_ 15 3"]],
     frame_numbers: Sequence[Int[np.ndarray, " _"]] | None = None,
+    people: Sequence[str] | None = None,
 ) -> PoseErrors:
     """Joints in m, one array a sequence -> PoseErrors over all frames together (Sec. 4.3).
 
@@ -97,7 +125,7 @@ def pose_errors(
     squared) over all three frames in a row, and the deviation of bone lengths over time (mm), as a mean over sequences
     weighted by their frames.
     frame_numbers: those of each sequence. Without them, or where no three frames are in a row, nobody knows
-    the acceleration error, and `summary` has none.
+    the acceleration error, and `summary` has none. people: the wearer of each sequence, for intervals.
     """
     pred, target = ([np.asarray(p, np.float64) * 1000 for p in poses] for poses in (predictions, targets))
     lengths = tuple(len(p) for p in pred)
@@ -121,17 +149,35 @@ def pose_errors(
     if moving:
         stretch = [metrics.bone_length_deviation(p, BONES) for p in moving]
         whole["bone_length_std_mm"] = float(np.average(stretch, weights=[len(p) for p in moving]))
-    return PoseErrors(*distances, lengths, whole)
+    return PoseErrors(*distances, lengths, whole, None if people is None else tuple(people))
 
 
 def sequence_errors(predictions: Sequence[Float[np.ndarray, "_ 15 3"]], sequences) -> PoseErrors:
     """`pose_errors` of poses of prepared sequences, with all that these know."""
     truth, numbers = [s.joints_3d for s in sequences], [s.frame_numbers for s in sequences]
-    return pose_errors(predictions, truth, numbers)
+    errors = pose_errors(predictions, truth, numbers, [s.actor for s in sequences])
+    if any(s.hidden is None for s in sequences):
+        return errors
+    return replace(errors, unseen=np.concatenate([_unseen(s) for s in sequences]))
+
+
+def unseen_for(seen: Bool[np.ndarray, "F J"], frame_numbers: Int[np.ndarray, " F"]) -> Int64[np.ndarray, "F J"]:
+    """For how many frames, itself included, each joint has not been seen; 0 where it is. Holes in the numbers count."""
+    last = np.where(seen, np.asarray(frame_numbers)[:, None], frame_numbers[0] - 1)
+    return np.asarray(frame_numbers)[:, None] - np.maximum.accumulate(last)
+
+
+def _unseen(sequence):
+    return unseen_for(sequence.in_image & ~sequence.hidden, sequence.frame_numbers)
+
+
+# Frames for which a joint has not been seen, from above 0 to each bound, and what a table calls them.
+UNSEEN = ((8, "up to 8 frames"), (32, "9 to 32 frames"), (np.inf, "longer"))
 
 
 def error_groups(errors: PoseErrors, sequences) -> list[dict]:
-    """Mean errors of parts of a split: by body half, by visibility where known, by action where known.
+    """Mean errors of parts of a split: by body half, by visibility where known, and how long it has lasted, by action
+    where known.
 
     errors: of `sequences`, prepared sequences. -> list of dicts: group, part, share (of all joints),
     and the means, mpjpe_mm, pa_mpjpe_mm, ba_mpjpe_mm. A part without any joint is left out: see `unlabelled`.
@@ -146,6 +192,11 @@ def error_groups(errors: PoseErrors, sequences) -> list[dict]:
     if all(s.hidden is not None for s in sequences):
         hidden = np.concatenate([s.hidden for s in sequences])
         chosen |= {("visibility", "hidden by the body"): inside & hidden, ("visibility", "in sight"): inside & ~hidden}
+        ages = np.concatenate([_unseen(s) for s in sequences])
+        lowest = 0
+        for most, part in UNSEEN:
+            chosen["unseen for", part] = (ages > lowest) & (ages <= most)
+            lowest = most
     actions = np.array([a or "" for s in sequences for a in s.actions or [None] * len(s)])
     chosen |= {("action", str(a)): (actions == a)[:, None] for a in np.unique(actions) if a}
     rows = []

@@ -167,13 +167,35 @@ class _Block(nn.Module):
         return x + self.forward_part(x)
 
 
+def smoothed(
+    joints: Float[Tensor, "B T J 3"], width: float, mask: Bool[Tensor, "B T"] | None = None
+) -> Float[Tensor, "B T J 3"]:
+    """Each joint on the line that fits its places near each frame best, weighted by a Gaussian of `width` frames.
+
+    Local linear regression (Cleveland, 1979): in the middle of a window the Gaussian's mean, at its ends without
+    the lag that a mean has there. Frames where the mask is False count for nothing.
+    """
+    at = torch.arange(joints.shape[1], dtype=joints.dtype, device=joints.device)
+    apart = at[None] - at[:, None]
+    near = torch.exp(-0.5 * (apart / width) ** 2)[None]
+    if mask is not None:
+        # What padding itself becomes is nobody's concern, as long as it is a number.
+        near = torch.where(mask[:, :, None], near * mask[:, None], torch.eye(len(at), dtype=near.dtype).to(near.device))
+    zeroth, first, second = ((near * apart**power).sum(-1, keepdim=True) for power in range(3))
+    # One frame alone has no slope; the little that is added leaves it none.
+    second = second + 1e-6 * zeroth
+    weights = near * (second - first * apart) / (zeroth * second - first**2)
+    return torch.einsum("bts,bsjc->btjc", weights.expand(len(joints), -1, -1), joints)
+
+
 class RayDecoder(nn.Module):
     """Tokens of `RayTokens`, and motion F_m where it is used -> 3D joints, metres, camera frame.
 
     A joint is a mix, by a learned share, of a point on its ray and of a place found without it. The distance along the
     ray is the joint's mean distance times a factor; the other place is its mean place and an offset.
     output_mean: the training split's mean pose, metres. use_motion: whether each frame has a token of the motion
-    stream beside its joints'. farthest: frames beyond which time's distances count as one.
+    stream beside its joints'. farthest: frames beyond which time's distances count as one. smoothing: the width of
+    `smoothed`, through which all joints go, in the window's frames; 0: none.
     temporal: that it reads whole windows of tokens, so that live prediction must keep them.
     """
 
@@ -190,9 +212,10 @@ class RayDecoder(nn.Module):
         dropout: float = 0.0,
         use_motion: bool = True,
         farthest: int = 64,
+        smoothing: float = 0.0,
     ):
         super().__init__()
-        self.use_motion = use_motion
+        self.use_motion, self.smoothing = use_motion, smoothing
         mean = torch.as_tensor(output_mean).float()
         self.register_buffer("output_mean", mean)
         self.read = nn.Sequential(nn.Linear(TOKEN, dim), nn.GELU(), nn.Linear(dim, dim))
@@ -224,4 +247,5 @@ class RayDecoder(nn.Module):
         on_ray = tokens[..., :3].float() * distance[..., None]
         free = self.output_mean + torch.stack(offset, dim=-1)
         share = share.sigmoid()[..., None]
-        return share * on_ray + (1 - share) * free
+        joints = share * on_ray + (1 - share) * free
+        return smoothed(joints, self.smoothing, mask) if self.smoothing else joints

@@ -226,7 +226,7 @@ class MotionStage(TrainingStage):
 
 
 class PoseStage(TrainingStage):
-    """One run of pose training (Sec. 3.3 and 4.2): "pose", "finetune", or a row of the tables (see variants.py).
+    """One run of pose training (Sec. 3.3 and 4.2): "pose", "finetune", or a row of the tables (see rows.py).
 
     seed: of a repeated row. sets: the data sets that it trains on, in order. prepared_sets, stores: by (set, split).
     average: each set's mean training pose. model: AGEgoPose; config: what `save_model` keeps with it.

@@ -1,0 +1,119 @@
+"""Write docs/claims.md from metrics/ablations.json, for maintainers: python scripts/claims_page.py
+
+Run after the rows, with `ablation.seeds`, on the machine that ran them: the page names it.
+"""
+
+import json
+from pathlib import Path
+
+from results_page import markdown
+
+from agego_lib import params
+from agego_lib.datasets import TITLES
+from agego_view import paper
+from agego_view.tables import data_name, windows
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/claims.md"
+FEWEST = 2  # trainings of each row that a verdict needs: with one, nobody knows what another would give
+# A claim of Sec. 5, the row that lacks what it praises, and the measure by which the row should be worse.
+CLAIMS = (
+    ("Motion features help (Tables 4 and 5)", "no_motion", "pa_mpjpe"),
+    ("Motion helps the lower body most (Fig. 4)", "no_motion", "lower_less_upper"),
+    ("Motion helps where a joint has not been seen for over 32 frames (Sec. 1)", "no_motion", "long_unseen"),
+    ("Heatmap features help (Tables 4 and 5)", "no_spatial", "pa_mpjpe"),
+    ("Cross-attention helps (Tables 4 and 5)", "no_cross_attention", "pa_mpjpe"),
+    ("Heatmaps trained by BCE beat those by MSE (Table 6)", "heatmap_mse", "pa_mpjpe"),
+    ("T = 64 beats T = 32 (Table 7)", "window_half", "pa_mpjpe"),
+    ("T = 64 beats T = 128 (Table 7)", "window_double", "pa_mpjpe"),
+    ("Training on EgoPW first helps on SceneEgo (Sec. 4.2)", "sceneego_only", "pa_mpjpe"),
+)
+PAPERS = {
+    **paper.ABLATIONS,
+    "heatmap_mse": paper.LOSSES["mse"],
+    "window_half": paper.WINDOWS[32],
+    "window_double": paper.WINDOWS[128],
+}
+
+
+def verdict(low: float, high: float, trainings: int) -> str:
+    """What an interval of "how much worse without", mm, says of a claim."""
+    if trainings < FEWEST:
+        return "undecided here: one training"
+    if low > 0:
+        return "confirmed here"
+    return "refuted here" if high < 0 else "undecided here"
+
+
+def table(measured: dict, data: str) -> list[dict]:
+    """metrics/ablations.json -> a row of each claim and data set."""
+    rows = []
+    for claim, row, measure in CLAIMS:
+        for data_set, title in TITLES.items():
+            found = measured.get(row, {}).get(data_set)
+            if row == "sceneego_only" and data_set == "egopw":
+                continue
+            published = None
+            if measure == "pa_mpjpe" and row in PAPERS:
+                published = PAPERS[row][data_set][1] - paper.RESULTS[data_set][1]
+            ours = interval = "–"
+            said = "not run here"
+            if found and measure not in found["change"]:
+                said = "no such joints here"
+            elif found:
+                change = found["change"][measure]
+                ours, interval = f"{change['mean']:+.1f}", f"{change['low']:+.1f} to {change['high']:+.1f}"
+                trainings = min(found["trainings"], measured["full"][data_set]["trainings"])
+                said = verdict(change["low"], change["high"], trainings)
+            rows.append(
+                {
+                    "claim": claim,
+                    "tested on": title,
+                    "without it, paper, real data (mm)": "–" if published is None else f"{published:+.1f}",
+                    f"without it, ours, {data} (mm)": ours,
+                    "its 95 % interval": interval,
+                    "verdict": said,
+                }
+            )
+    return rows
+
+
+def main():
+    settings = params.load(ROOT / "params.yaml")
+    measured = json.loads((ROOT / "metrics/ablations.json").read_text())
+    run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
+    machine = run["machine"]
+    counts = {name: max(e["trainings"] for e in sets.values()) for name, sets in measured.items()}
+    PAGE.write_text(
+        "\n".join(
+            [
+                "# The paper's claims, tested\n",
+                f"Measured with the profile `{settings.run.profile}`: {settings.prepare.size} px, "
+                f"{windows(settings.window)}, {settings.visual.backbone}; {machine['cores']} CPU cores "
+                f"({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch {run['versions']['torch']}. "
+                "Trainings of each row: "
+                + ", ".join(f"{name} {count}" for name, count in counts.items())
+                + ". The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the "
+                "lower body, how much more its MPJPE changes than the upper body's; for unseen joints, their MPJPE. "
+                "Intervals are 95 % bootstraps over "
+                f"test people and trainings; with fewer than {FEWEST} trainings nothing is decided.\n",
+                markdown(table(measured, data_name(settings))),
+                BEYOND,
+            ]
+        )
+    )
+    print("wrote", PAGE.relative_to(ROOT))
+
+
+BEYOND = """## What these data cannot say
+
+- Their people, clothes, rooms and motions are made: how large a difference is on real people nobody can tell from here.
+- The motion features were trained on the actions of the same data, not on Ego4D's: a better teacher could make the
+  motion stream worth more.
+- A rendered frame shows what its heatmap network was trained to find. Where real frames hide more, context may be worth
+  more.
+- Intervals are of this number of people and trainings; another processor rounds differently: one more training.
+"""
+
+if __name__ == "__main__":
+    main()

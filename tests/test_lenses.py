@@ -1,0 +1,69 @@
+"""One motion, filmed through five lenses and with the camera upright, sideways and upside down: one result."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from test_camera import LENSES
+
+from agego_data import synthetic
+from agego_data.scene import Stage, Viewer
+from agego_lib.camera import FisheyeCamera
+from agego_lib.camera.lens import equidistant_camera
+from agego_lib.params import RELEASED
+from agego_video import predict
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+FRAMES, WIDE = 6, 960
+
+
+@pytest.fixture(scope="module")
+def filmed(project, tmp_path_factory):
+    """{(lens, roll in degrees): joints of every frame as predicted, in the axes of the upright camera}."""
+    bodies, clips = synthetic._sources(str(project / "data"))
+    take = synthetic.make_take(bodies[18], clips, "sceneego", np.random.default_rng(1), FRAMES)
+    stage = Stage.random(np.random.default_rng(1), np.random.default_rng(2), bodies[18], take)
+    lenses = [
+        FisheyeCamera.from_json(project / "data/fisheye.calibration.json"),
+        *LENSES,
+        equidistant_camera((1280, 1024), (650.0, 500.0), 500.0, 190.0),
+        equidistant_camera((960, 960), (470.0, 490.0), 470.0, 175.0),
+    ]
+    found = {}
+    for number, lens in enumerate(lenses):
+        camera = lens.scaled(WIDE / lens.size[0])
+        viewer = Viewer(camera)
+        for roll in (0, 90, 180):
+            turn = Rotation.from_euler("z", roll, degrees=True)
+            rolled = replace(take, camera_turns=take.camera_turns @ turn.as_matrix())
+            folder = tmp_path_factory.mktemp("filmed")
+            (folder / "lens.json").write_text(camera.to_json())
+            (folder / "frames").mkdir()
+            for i in range(FRAMES):
+                seen, _, _ = synthetic.draw_frame(viewer, stage, rolled, i)
+                image = np.zeros((*camera.size[::-1], 3), np.uint8)
+                image[:, viewer.left : viewer.left + seen.shape[1]] = np.where(viewer.share[..., None] > 1, 0, seen)
+                cv2.imwrite(str(folder / f"frames/{i}.png"), image)
+            result = predict.predict_video(
+                folder / "frames",
+                folder / "out",
+                model=project / RELEASED,
+                calibration=folder / "lens.json",
+                mount_roll=roll,
+                overlay="none",
+            )
+            found[number, roll] = turn.apply(result.poses.reshape(-1, 3)).reshape(-1, 15, 3)
+    return found, take.joints
+
+
+def test_poses_of_five_lenses_and_three_mounts_agree(filmed):
+    found, truth = filmed
+    assert len(found) == 15
+    poses = list(found.values())
+    apart = [1000 * np.linalg.norm(a - b, axis=-1).mean() for i, a in enumerate(poses) for b in poses[:i]]
+    assert max(apart) < 10
+    # It is the wearer's pose that they agree on, not one that the model always gives.
+    errors = [1000 * np.linalg.norm(p - truth, axis=-1).mean() for p in poses]
+    assert max(errors) < 130
