@@ -203,8 +203,8 @@ def seed_table(results, ablation, seed):
 
 
 LONG = 32  # frames
-# Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that have
-# not been seen for more than LONG frames.
+# Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
+# have not been seen for more than LONG frames.
 MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
 
 
