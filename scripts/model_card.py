@@ -1,8 +1,7 @@
 """Write the figures of docs/model-card.md from what was measured, for maintainers: python scripts/model_card.py
 
-Read are released/evaluation.json (scripts/release.py --evaluation), real_frames.json and live.json in
-benchmarks/results/, and the released model's own file. Results of another model are refused by its hash;
-what is not measured, the card says.
+Read are rendered.json, real_frames.json and live.json in benchmarks/results/, and the released model's own file.
+Results of another model are refused by its hash; what is not measured, the card says.
 """
 
 import sys
@@ -15,7 +14,7 @@ from benchmarks.common import table
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- figures: written by scripts/model_card.py -->\n", "<!-- end of figures -->\n"
 NONE = "not measured yet"
-EVALUATE = "`make release`, metrics/evaluation.json"
+RENDERED = "`python -m benchmarks.rendered`"
 REAL = "`python -m benchmarks.real_frames FOLDER --out-json`"
 
 
@@ -45,8 +44,10 @@ def figures(root):
     root = Path(root)
     model = root / params.RELEASED
     digest = file_digest(model) if model.is_file() else None
-    evaluation = _results(model.parent / "evaluation.json", lambda r: r["model_sha256"], digest)
-    real = _results(root / "benchmarks/results/real_frames.json", lambda r: r["settings"]["model_sha256"], digest)
+    rendered, real, speed = (
+        _results(root / f"benchmarks/results/{name}.json", lambda r: r["settings"]["model_sha256"], digest)
+        for name in ("rendered", "real_frames", "live")
+    )
     rows = []
 
     def row(what, measure, value, command):
@@ -64,11 +65,12 @@ def figures(root):
         "ba_mpjpe_mm": "BA-MPJPE (mm)",
         "acceleration_mm": "acceleration error (mm a frame squared)",
     }
-    n = evaluation["evaluation"]["sceneego"] if evaluation else None  # of the fine-tuned model, which is released
-    for key, measure in measures.items():
-        value = f"{n[key]:.1f} (mean pose: {n['mean_pose'][key]:.1f})" if n else NONE
-        row("rendered test split, SceneEgo-like, before packing", measure, value, EVALUATE)
-    speed = _results(root / "benchmarks/results/live.json", lambda r: r["settings"]["model_sha256"], digest)
+    for n in rendered["rows"] if rendered else ({"set": name} for name in ("EgoPW-like", "SceneEgo-like")):
+        what = f"rendered test people, {n['set']}"
+        for key, measure in measures.items():
+            interval = f"{n[f'{key}, interval']}; " if f"{key}, interval" in n else ""
+            value = f"{n[key]:.1f} ({interval}mean pose: {n[f'{key}, mean pose']:.1f})" if rendered else NONE
+            row(what, measure, value, RENDERED)
     rates = {t["what"]: t["measured"] for t in speed["targets"]} if speed else {}
     parts = {r["part"]: r["median (ms)"] for r in speed["rows"]} if speed else {}
     cores = f"{speed['machine']['cores']} CPU cores ({speed['machine']['cpu']})" if speed else "CPU"

@@ -17,7 +17,6 @@ import numpy as np
 from agego_lib import params
 from agego_lib.camera import CalibrationError, FisheyeCamera, InputView
 from agego_lib.datasets import DatasetError, read_prepared
-from agego_lib.files import file_digest, read_json, write_json
 from agego_lib.inference import predict_sequence
 from agego_lib.models import WeightsError, weights
 from agego_lib.models.build import load_model, save_model
@@ -104,17 +103,6 @@ def release(source, out, frames, tolerance=TOLERANCE):
     ]
 
 
-def keep_evaluation(path, out):
-    """Keep metrics of the released model beside it, marked as its own -> what to say."""
-    try:
-        figures = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ReleaseError(f"{path}: not readable as metrics ({error}); expected what 04_evaluation writes") from None
-    digest = file_digest(out / "model.safetensors")
-    write_json(out / "evaluation.json", {"model_sha256": digest, "evaluation": figures})
-    return f"{out / 'evaluation.json'}: {path}, for docs/model-card.md"
-
-
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python scripts/release.py", description=__doc__.split("\n\n")[1])
     parser.add_argument("source", nargs="?", type=Path, default=ROOT / "artifacts/finetune", help="the model's folder")
@@ -124,7 +112,6 @@ def main(arguments=None):
     parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help="mm that 99 in 100 joints may move (default: %(default)s)"
     )
-    parser.add_argument("--evaluation", type=Path, help="metrics/evaluation.json of this very model, to keep with it")
     options = parser.parse_args(arguments)
     if bool(options.frames) != bool(options.calibration):
         parser.error("--frames and --calibration go together")
@@ -137,10 +124,6 @@ def main(arguments=None):
     try:
         for line in release(options.source, options.out, frames, options.tolerance):
             print(line)
-        # Those of a model released before are not this one's.
-        (options.out / "evaluation.json").unlink(missing_ok=True)
-        if options.evaluation:
-            print(keep_evaluation(options.evaluation, options.out))
     except (ReleaseError, WeightsError, DatasetError, CalibrationError, VideoError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

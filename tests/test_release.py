@@ -179,11 +179,6 @@ def test_the_command(trained, tmp_path, monkeypatch, capsys, make_sequence):
         assert not view or view in capsys.readouterr().err
     said = capsys.readouterr().out
     assert "poses of 6 frames" in said and "tensors equal others" in said
-    (tmp_path / "metrics.json").write_text('{"sceneego": {"mpjpe_mm": 50}}')
-    assert command.main([str(trained), f"--out={out}", f"--evaluation={tmp_path / 'metrics.json'}"]) == 0
-    assert json.loads((out / "evaluation.json").read_text())["evaluation"]["sceneego"]["mpjpe_mm"] == 50
-    assert command.main([str(trained), f"--out={out}"]) == 0 and not (out / "evaluation.json").exists()
-    assert command.main([str(trained), f"--out={out}", f"--evaluation={tmp_path / 'none.json'}"]) == 1
     # Frames of one's own.
     (tmp_path / "camera.json").write_text(CAMERA.to_json())
     own = [str(trained), f"--out={out}", f"--frames={tmp_path}/own", f"--calibration={tmp_path}/camera.json"]

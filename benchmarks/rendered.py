@@ -1,0 +1,90 @@
+"""The released model on rendered people, motions and camera mounts that never train: python -m benchmarks.rendered
+
+Ten people a set with two sequences each, of bodies and mounts that no training draws; every second sequence shows
+actions that none does (agego_data/synthetic.py). Intervals are 95 % bootstraps over people. The mean pose is that of
+the model's own training.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from agego_data.synthetic import render_datasets
+from agego_lib import params
+from agego_lib.datasets import TITLES, prepare_dataset, read_prepared
+from agego_lib.evaluation import HEADLINE, error_groups, predict_split, sequence_errors
+from agego_lib.files import file_digest
+from agego_lib.models.build import for_inference, load_model
+from agego_lib.params import WindowSettings
+from benchmarks.common import arguments, report, target
+
+SEED, FRAMES, SCALE = 1, 64, 0.375
+# mm and, for the acceleration, mm a frame squared: what the SceneEgo-like set should stay below.
+WANTED = {"mpjpe_mm": 60.0, "pa_mpjpe_mm": 45.0, "acceleration_mm": 15.0}
+
+
+def prepared(folder, root, view, quick, workers):
+    """{data set: prepared test sequences} of newly rendered people, in a model's view."""
+    tests = (1, 1) if quick else (10, 2)
+    counts = {f"{name}_{split}": tests if split == "test" else (1, 1) for name in TITLES for split in ("train", "test")}
+    render_datasets(
+        params.locate(root, "data"),
+        folder / "raw",
+        seed=SEED,
+        scale=SCALE,
+        frames_per_sequence=8 if quick else FRAMES,
+        label_noise_mm=0.0,
+        workers=workers,
+        **counts,
+    )
+    found = {}
+    for name in TITLES:
+        raw = folder / "raw" / name
+        lists = (raw / f"{split}_{name}.txt" for split in ("train", "test"))
+        calibration = raw / "fisheye.calibration.json"
+        prepare_dataset(name, raw, *lists, calibration, folder / "prepared" / name, **view, workers=workers)
+        found[name] = read_prepared(folder / "prepared" / name, "test")
+    return found
+
+
+def row(name, poses, sequences, mean):
+    """Errors of a set, with those of the mean pose."""
+    errors = sequence_errors(poses, sequences)
+    found, still = (
+        errors.report(),
+        sequence_errors([np.broadcast_to(mean, p.shape) for p in poses], sequences).summary(),
+    )
+    entry = {"set": f"{TITLES[name]}-like", "people": len(set(errors.people)), "frames": sum(errors.lengths)}
+    for key in (*(f"{key}_mm" for key in HEADLINE), "acceleration_mm"):
+        entry |= {key: found[key], f"{key}, mean pose": still[key]}
+        if key in found["interval_95"]:
+            entry[f"{key}, interval"] = "{low:.1f} to {high:.1f}".format_map(found["interval_95"][key])
+    return entry, error_groups(errors, sequences)
+
+
+def main():
+    options = arguments(__doc__.splitlines()[0], lambda parser: parser.add_argument("--model", help="a weights file"))
+    root = params.find_root()
+    path = Path(options.model) if options.model else params.locate(root, params.RELEASED)
+    model, config = load_model(path)
+    network = for_inference(model)
+    rows, groups = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, sequences in prepared(Path(folder), root, config["input"], options.quick, options.threads).items():
+            poses = predict_split(network, sequences, WindowSettings(**config["window"]))
+            entry, groups[name] = row(name, poses, sequences, model.decoder.output_mean.numpy())
+            rows.append(entry)
+    settings = {
+        "model": options.model or "released",
+        "model_sha256": file_digest(path),
+        "seed": SEED,
+        "frame scale": SCALE,
+    }
+    last = rows[-1]
+    targets = [target(f"{most:g} over {key} ({last['set']})", most / last[key], 1.0) for key, most in WANTED.items()]
+    report("rendered", options, settings, rows, targets, groups=groups)
+
+
+if __name__ == "__main__":
+    main()
