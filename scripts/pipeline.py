@@ -100,12 +100,14 @@ def main():
         if process.returncode:
             sys.exit(process.returncode)  # what is wrong is above
 
+    def changed():
+        found = subprocess.run(["dvc", "status", "--json"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+        stages = {stage: why for stage, why in json.loads(found).items() if not stage.endswith(".dvc")}
+        return {stage for stage, why in stages.items() if why != ["always changed"]}
+
     # It says what is missing before anything is run, and finds changes of the data, which count as those of files do.
     repro("--quiet", "--single-item", "preflight")
-    status = json.loads(
-        subprocess.run(["dvc", "status", "--json"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-    )
-    if all(why == ["always changed"] for stage, why in status.items() if not stage.endswith(".dvc")):
+    if not changed():
         print("Data and pipelines are up to date.")
         return
     graph = stage_graph(ROOT)
@@ -116,7 +118,10 @@ def main():
     if jobs > 1 and rows:
         first = [stage for stage in wanted if not any("@" in other for other in needs(graph, [stage]))]
         repro(*first)
-        if failed := run_rows(rows, graph, jobs, max(1, cores // jobs)):
+        # To ask DVC once is cheaper than to start it for every row.
+        stale = changed()
+        rows = [row for row in rows if stale.intersection(needs(graph, [row]))]
+        if rows and (failed := run_rows(rows, graph, jobs, max(1, cores // jobs))):
             sys.exit(f"{', '.join(failed)} failed; what was printed is above")
     repro(*given.stages)
 
