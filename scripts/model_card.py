@@ -7,9 +7,10 @@ Results of another model are refused by its hash; what is not measured, the card
 import sys
 from pathlib import Path
 
+from results_page import markdown
+
 from agego_lib import params
 from agego_lib.files import file_digest, read_json, replacing
-from benchmarks.common import table
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- figures: written by scripts/model_card.py -->\n", "<!-- end of figures -->\n"
@@ -76,6 +77,7 @@ def figures(root):
     cores = f"{speed['machine']['cores']} CPU cores ({speed['machine']['cpu']})" if speed else "CPU"
     for measure, value in (
         ("`predict`, frames a second", rates.get("frames a second of predict")),
+        ("`predict --overlay none`, frames a second", rates.get("frames a second of predict --overlay none")),
         ("live, median of a frame (ms)", parts.get("all")),
     ):
         row(cores, measure, f"{value:.0f}" if value else NONE, "`python -m benchmarks.live`")
@@ -91,7 +93,7 @@ def write(page, rows):
         raise CardError(f"{page}: no place for figures; expected the lines {START.strip()!r} and {END.strip()!r}")
     before, after = text.split(START)[0], text.split(END)[1]
     with replacing(page) as partial:
-        partial.write_text(f"{before}{START}\n{table(rows)}\n\n{END}{after}")
+        partial.write_text(f"{before}{START}\n{markdown(rows)}\n{END}{after}")
 
 
 def main():

@@ -29,7 +29,9 @@ SIZE = (160, 128)
 CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 64.0)
 MOTION = 32
 # Files that start processes, train, or need a browser; `make check` leaves them out.
-SLOW = {f"test_{name}" for name in ("benchmarks", "browser", "distributed", "predict", "published", "report", "resume")}
+SLOW = {f"test_{name}" for name in ("browser", "distributed", "predict", "published", "report", "resume")}
+# Files that run beside the rest, so that both processes of `make test` take as long.
+BESIDE = {"test_benchmarks"}
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
@@ -38,7 +40,7 @@ CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 def pytest_collection_modifyitems(items):
     """Tests on the pipeline's run, which `make test` has in a process of their own, and other slow ones."""
     for item in items:
-        if "smoke_run" in item.fixturenames:
+        if "smoke_run" in item.fixturenames or item.path.stem in BESIDE:
             item.add_marker(pytest.mark.pipeline)
         elif item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
