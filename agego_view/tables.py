@@ -10,6 +10,10 @@ from agego_lib.evaluation import HEADLINE, bootstrap_interval, load_poses, seque
 from agego_view import paper
 
 REPEATED = re.compile(r"-\d+$")  # the end of a name: the same row from another seed
+LONG = 32  # frames
+# Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
+# have not been seen for more than LONG frames.
+MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
 NOT_RUN = "not run here: `make tables`"
 
 
@@ -116,24 +120,15 @@ def trainings(results, name, data_set, metric):
     """
     repeated = [key for key in results if REPEATED.sub("", key) == name != key]
     found = [results[key].get(data_set) for key in (name, *repeated)]
-    return np.stack([_values(errors, metric) for errors in found if errors is not None])
+    return np.stack([_values(errors, metric)[0] for errors in found if errors is not None])
 
 
 def _values(errors, metric):
+    """-> (an error, how many of its numbers are of each sequence); the metric is one of MEASURES."""
     if metric != "long_unseen":
-        return getattr(errors, metric)
-    return errors.distance[_long_unseen(errors)]
-
-
-def _long_unseen(errors):
-    return np.zeros(errors.distance.shape, bool) if errors.unseen is None else errors.unseen > LONG
-
-
-def _lengths(errors, metric):
-    """How many of the values of `trainings` are of each sequence."""
-    if metric != "long_unseen":
-        return errors.lengths
-    return [int(part.sum()) for part in np.split(_long_unseen(errors), np.cumsum(errors.lengths)[:-1])]
+        return getattr(errors, metric), errors.lengths
+    where = np.zeros(errors.distance.shape, bool) if errors.unseen is None else errors.unseen > LONG
+    return errors.distance[where], [int(part.sum()) for part in np.split(where, np.cumsum(errors.lengths)[:-1])]
 
 
 def changes(results, name, data_set, metric):
@@ -141,6 +136,12 @@ def changes(results, name, data_set, metric):
     own, full = (trainings(results, key, data_set, metric) for key in (name, "full"))
     count = min(len(own), len(full))
     return own[:count] - full[:count]
+
+
+def mean_change(results, name, data_set, metric):
+    """Mean of `changes`, and its 95 % interval over people and trainings -> (mean, low, high)."""
+    difference, full = changes(results, name, data_set, metric), results["full"][data_set]
+    return float(difference.mean()), *bootstrap_interval(difference, _values(full, metric)[1], full.people)
 
 
 def compare(results, rows, figures, settings):
@@ -153,7 +154,7 @@ def compare(results, rows, figures, settings):
     """
     table = []
     for name, label in rows.items():
-        for data_set, full in results["full"].items():
+        for data_set in results["full"]:
             # The paper has no BA-MPJPE.
             published = (*figures.get(name, {}).get(data_set, (None, None)), None)
             errors = results.get(name, {}).get(data_set)
@@ -165,9 +166,8 @@ def compare(results, rows, figures, settings):
                 if errors is not None:
                     ours = round(float(trainings(results, name, data_set, metric).mean()), 1)
                     if name != "full":
-                        difference = changes(results, name, data_set, metric)
-                        low, high = bootstrap_interval(difference, full.lengths, full.people)
-                        change, interval = f"{difference.mean():+.1f}", f"{low:+.1f} to {high:+.1f}"
+                        mean, low, high = mean_change(results, name, data_set, metric)
+                        change, interval = f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
                 gap = "" if figure is None else paper.gap(settings, data_set)
                 row |= {
                     f"ours, {data_name(settings)}": ours,
@@ -202,12 +202,6 @@ def seed_table(results, ablation, seed):
     return table
 
 
-LONG = 32  # frames
-# Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
-# have not been seen for more than LONG frames.
-MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
-
-
 def measured(results):
     """Every run's errors and how far they are from the full model's, for metrics/ablations.json.
 
@@ -221,20 +215,16 @@ def measured(results):
             continue
         out[name] = {}
         for data_set in sets:
-            full = results["full"][data_set]
             values = {m: trainings(results, name, data_set, m) for m in MEASURES}
             values = {m: v for m, v in values.items() if v.size}
             entry = {f"{m}_mm": round(float(v.mean()), 2) for m, v in values.items()}
             out[name][data_set] = entry | {"trainings": len(values["mpjpe"])}
-            if name == "full":
-                continue
-            found = {}
-            for m in values:
-                difference = changes(results, name, data_set, m)
-                low, high = bootstrap_interval(difference, _lengths(full, m), full.people)
-                numbers = {"mean": float(difference.mean()), "low": low, "high": high}
-                found[m] = {key: round(value, 2) for key, value in numbers.items()}
-            out[name][data_set]["change"] = found
+            if name != "full":
+                found = {m: mean_change(results, name, data_set, m) for m in values}
+                keys = ("mean", "low", "high")
+                out[name][data_set]["change"] = {
+                    m: {key: round(v, 2) for key, v in zip(keys, numbers, strict=True)} for m, numbers in found.items()
+                }
     return out
 
 
