@@ -39,21 +39,21 @@ experiments: .venv/installed
 report: .venv/installed
 	python scripts/report.py
 
-# One thread each: tests are small, and two processes of them take half the time of one with two.
-PYTEST = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest tests
+# Two processes of one thread each, as tests are small; each takes the next file when it is done with one.
+PYTEST = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest tests -q -n 2 --dist loadgroup \
+  --no-loadscope-reorder
 LINT = ruff check . && ruff format --check .
 
 # Lint and the quick unit tests.
 check: .venv/installed
 	$(LINT)
-	$(PYTEST) -q -n 2 --dist loadfile -m "not slow and not pipeline"
+	$(PYTEST) -m "not slow"
 
-# All tests, those on the pipeline's run beside the others; their log comes at the end.
+# All tests.
 test: .venv/installed
 	dvc pull data.dvc released.dvc
 	$(LINT)
-	log=$$(mktemp); $(PYTEST) -m pipeline >$$log 2>&1 & other=$$!; \
-	  $(PYTEST) -m "not pipeline"; code=$$?; wait $$other || code=$$?; cat $$log; rm $$log; exit $$code
+	$(PYTEST)
 
 # Speed and memory on this machine, which should do nothing else meanwhile, and docs/scaling.md from it.
 BENCHMARKS ?= training inference prediction reading growth views

@@ -20,7 +20,10 @@ def small(frame):
     height, width = frame.shape[:2]
     factor = min(1.0, HEIGHT / height)
     size = [2 * max(1, round(v * factor / 2)) for v in (width, height)]
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if size != [width, height] else frame.copy()
+    # By exactly a half first, which OpenCV does many times as fast as by any other share.
+    while frame.shape[0] >= 2 * HEIGHT:
+        frame = cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if size != [*frame.shape[1::-1]] else frame.copy()
 
 
 def draw_skeleton(image, points, thickness, order=None, outline=None, colour=None):

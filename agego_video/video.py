@@ -277,7 +277,7 @@ class VideoWriter:
             self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
             self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
             self._stream.width, self._stream.height = size
-            self._stream.pix_fmt, self._stream.options = "yuv420p", {"preset": "veryfast", "crf": "20"}
+            self._stream.pix_fmt, self._stream.options = "yuv420p", {"preset": "superfast", "crf": "20"}
             self._stream.codec_context.time_base = self._stream.time_base = _TICK
             self._container.start_encoding()
 

@@ -28,22 +28,25 @@ def lens(*c2w, reach):
 SIZE = (160, 128)
 CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 64.0)
 MOTION = 32
-# Files that start processes, train, or need a browser; `make check` leaves them out.
-SLOW = {f"test_{name}" for name in ("browser", "distributed", "predict", "published", "report", "resume")}
-# Files that run beside the rest, so that both processes of `make test` take as long.
-BESIDE = {"test_benchmarks"}
+# Files that start processes, train, or need a browser; `make check` leaves them out. Those that take longest begin, so
+# that no process is left alone with one of them at the end.
+SLOW = (
+    "test_published", "test_pipeline", "test_browser", "test_notebooks", "test_benchmarks", "test_report",
+    "test_resume", "test_distributed", "test_predict",
+)  # fmt: skip
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests on the pipeline's run, which `make test` has in a process of their own, and other slow ones."""
+    """A process of pytest-xdist's has whole files, and all that is on the pipeline's run, which is made once."""
     for item in items:
-        if "smoke_run" in item.fixturenames or item.path.stem in BESIDE:
-            item.add_marker(pytest.mark.pipeline)
-        elif item.path.stem in SLOW:
+        item.add_marker(pytest.mark.xdist_group("pipeline" if "smoke_run" in item.fixturenames else item.path.stem))
+        if "smoke_run" in item.fixturenames or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 @pytest.fixture(scope="session")

@@ -746,6 +746,7 @@ def prepare(root, calibration, out, kind="egopw", **options):
     return prepare_dataset(kind, root, root / "train.txt", root / "test.txt", calibration, out, **options)
 
 
+@pytest.mark.slow
 def test_prepare_writes_the_same_whatever_the_workers(tmp_path, egopw, calibration):
     """The same bytes, and the same progress in the end."""
     done = {1: [], 2: []}
@@ -832,6 +833,7 @@ def test_names_that_would_share_a_file_are_refused_before_anything_is_made(tmp_p
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_sequence_knows_its_split_and_content(tmp_path, egopw, calibration):
     prepare(egopw, calibration, tmp_path / "out")
     content = json.loads((tmp_path / "out/splits.json").read_text())["content"]

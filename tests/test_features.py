@@ -160,6 +160,7 @@ def beginner():
     return AGEgoPose(net, frames, blocks, HeatmapEmbedding(input_scale=10.0), decoder)
 
 
+@pytest.mark.slow
 def test_twenty_steps_from_the_store_have_the_losses_of_twenty_steps_from_images(tmp_path, sequences):
     """Float16's rounding is all that differs. The steps are small: Adam makes whole steps of the tiniest gradients,
     so that with large ones any rounding drives such small batches apart."""

@@ -49,6 +49,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before + weigh
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_is_near_what_a_process_takes(settings):
     """The peak of a real step in a process of its own, the weights that it had before counted in."""
     settings = small(settings, length=64, stride=32)
@@ -147,6 +148,7 @@ def test_weeks_without_a_gpu_must_be_asked_for(settings, tmp_path, monkeypatch):
         assert asked or "engine.accelerator=cpu" in found.problems[0]
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_is_said_with_its_parts(settings, tmp_path, monkeypatch):
     free = 100e9
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))

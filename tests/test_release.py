@@ -164,6 +164,7 @@ def test_what_moves_the_poses_or_is_too_large_is_not_released(trained, frames, t
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_the_command(trained, tmp_path, monkeypatch, capsys, make_sequence):
     monkeypatch.setattr(command, "ROOT", tmp_path)
     out = tmp_path / "released"

@@ -458,6 +458,7 @@ def test_published_layouts(rendered):
                 np.testing.assert_array_equal(camera.in_image(pixels), visibility["in_image"])
 
 
+@pytest.mark.slow
 def test_a_few_frames_are_lost_or_have_no_pose(sources, tmp_path):
     """Long enough sequences have gaps, as the real data has: at most one frame in a hundred."""
     out = tmp_path / "raw"
