@@ -283,6 +283,16 @@ def make_motion(clips, body, rng, frames, fps, unseen=False):
     return motion[:frames]
 
 
+def make_company(clips, body, rng, frames, fps, unseen=False):
+    """A Motion for someone whom the wearer meets: he stands, or walks, with gestures. unseen: as in `make_motion`."""
+    known = [name for name in GESTURES if (name in HELD_OUT) == unseen]
+    seconds, rig = (frames + 1) / fps, Rig.of(body)
+    if rng.random() < 0.6:
+        return _made(rig, "stand", known, [], rng, seconds, fps)[:frames]
+    walks = [clip for clip in clips if clip.action == "walk"]
+    return _walking(rig, walks[rng.integers(len(walks))], known, rng, seconds, fps)[:frames]
+
+
 def on_the_floor(body, motion, fps):
     """Roots (T, 3) in metres that put the body's lowest point on the floor z = 0, without following jumps.
 

@@ -105,8 +105,10 @@ class Optics:
         cv2.copyTo(image, kept.astype(np.uint8), blurred)
         return blurred
 
-    def finish(self, image, curve, turn, viewer, rng):
-        """From what is drawn to what the camera gives -> BGR image of the full size. turn: camera to world (3, 3)."""
+    def finish(self, image, curve, turn, viewer, rng, light=1.0):
+        """From what is drawn to what the camera gives -> BGR image of the full size. turn: camera to world (3, 3);
+        light: share that is left of the light, to which the exposure is not fitted again.
+        """
         if self.blur > 0:
             image = cv2.GaussianBlur(image, (5, 5), self.blur)
         if self.sharpen > 0:
@@ -121,6 +123,8 @@ class Optics:
             spot, angle = self.glare
             strength = 0.5 + 0.5 * np.cos(np.arctan2(turn[1, 1], turn[0, 1]) - angle)
             image = cv2.addWeighted(image, 1.0, spot, strength, 0)
+        if light < 1:
+            image = cv2.convertScaleAbs(image, alpha=light)
         image = cv2.LUT(cv2.transform(image, self.colours), curve)
         image = cv2.add(cv2.multiply(image, self.mask, scale=1 / 255), self.grey)
         right = viewer.full.size[0] - viewer.left - image.shape[1]

@@ -330,6 +330,30 @@ def held_mesh(kind, rng, made, gap):
                      "'.R' or '.L'")  # fmt: skip
 
 
+def tray(rng, made, gap):
+    """A tray in its own axes, x from hand to hand, y ahead, z up: it lies between hands `gap` metres apart, and reaches
+    back to the belly. Something may stand on it.
+    """
+    half, back, front = max(gap / 2, 0.17) + 0.01, rng.uniform(-0.3, -0.22), rng.uniform(0.1, 0.22)
+    patch, rim = made.any(rng), rng.choice([0.004, 0.02, 0.04])
+    parts = [block((-half, back, -0.01), (half, front, 0.004), patch, 0.06, rng.choice([0.0, 0.2]), bottom=True)]
+    for low, high in (((-half, back), (half, back + 0.01)), ((-half, front - 0.01), (half, front)),
+                      ((-half, back), (0.01 - half, front)), ((half - 0.01, back), (half, front))):  # fmt: skip
+        parts.append(block((*low, 0.004), (*high, rim), patch, 0.06))
+    for _ in range(int(rng.integers(0, 3))):
+        place = rng.uniform((-half + 0.1, back + 0.1), (half - 0.1, front - 0.06))
+        parts.append(_thing(rng, made).moved(yaw(rng.uniform(0, 6)), (*place, 0.005)))
+    return join(parts)
+
+
+def tray_pose(grip, starts, turns, lift):
+    """Where a tray is in one frame, as `held_pose`. lift: 1 level before the belly, 0 its far side let down."""
+    (right, _), (left, _) = (grip.place(side, starts, turns) for side in "RL")
+    c, s = np.cos(1.2 * (1 - lift)), np.sin(1.2 * (1 - lift))
+    frame = _frame(right - left, np.array([0.0, 0, 1]))
+    return frame @ np.array([[1, 0, 0], [0, c, s], [0, -s, c]]), (right + left) / 2
+
+
 def held_pose(held, grip, starts, turns, eye, tilt):
     """Where what is held is in one frame: turn (3, 3) and place (3,) of `held_mesh`. starts (bones, 3), turns
     (bones, 3, 3) in the world; eye: the camera's place; tilt: radians by which pages lean back.

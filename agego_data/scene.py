@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from agego_data import clothes, props, surfaces
+from agego_data.others import Other
 from agego_data.surfaces import SIDE, WALL_METRES, WALL_ROWS
 
 FARTHEST = np.float32(40.0)  # metres of floor
@@ -165,7 +166,8 @@ class Stage:
     """All that a sequence shows beside motion: the room, the dressed body and what it uses.
 
     atlas: textures of all things; gear: (mesh at rest) of hair, glasses, brim, which go with the head; standing:
-    [(first, end, mesh, attributes)] seats and tables of those frames; held: [(first, end, kind, mesh, tilt)].
+    [(first, end, mesh, attributes)] seats and tables of those frames; held: [(first, end, kind, mesh, tilt)]; tray:
+    that of the take's stretches, if it has one; other: somebody else (others.Other), whose textures lie below the rest.
     """
 
     room: Room
@@ -175,6 +177,8 @@ class Stage:
     standing: list
     held: list
     grip: props.Grip
+    tray: props.Mesh | None = None
+    other: Other | None = None
 
     @classmethod
     def random(cls, rng, person, body, take):
@@ -188,7 +192,8 @@ class Stage:
         atlas = surfaces.Atlas()
         outfit = clothes.dress(body, person, rng, atlas)
         made = props.Materials(rng, atlas)
-        room = Room.random(rng, take.starts.reshape(-1, 3), made)
+        usual = take.stretches or take
+        room = Room.random(rng, usual.starts.reshape(-1, 3), made)
         grip = props.Grip(body)
         standing = [(0, len(take.starts), room.things, lit_mesh(room.things, room.lights))]
 
@@ -213,29 +218,56 @@ class Stage:
         for first, end, kind in runs(take.held):
             if kind == "laptop":
                 continue
-            (right, _), (left, _) = (grip.place(s, take.starts[first:end], take.turns[first:end]) for s in "RL")
+            (right, _), (left, _) = (grip.place(s, usual.starts[first:end], usual.turns[first:end]) for s in "RL")
             gap = float(np.median(np.linalg.norm(right - left, axis=-1)))
             mesh = props.held_mesh(kind.split(".")[0], rng, made, gap)
             held.append((first, end, kind, mesh, rng.uniform(-0.35, 0.5)))
         gear = props.headgear(body, rng, made, outfit.patches)
-        return cls(room, outfit, atlas.image, gear, standing, held, grip)
+        tray = None
+        if take.stretches is not None and (carried := np.isfinite(take.stretches.tray)).any():
+            (right, _), (left, _) = (grip.place(s, take.starts[carried], take.turns[carried]) for s in "RL")
+            gap = float(np.median(np.linalg.norm(right - left, axis=-1)))
+            # From a generator of its own, so that all else looks as it does without a tray.
+            tray = props.tray(rng.spawn(1)[0], made, gap)
+        return cls(room, outfit, atlas.image, gear, standing, held, grip, tray)
+
+    def joined_by(self, other):
+        """The same with another person in it."""
+        moved = replace(other.outfit, uv=other.outfit.uv + np.array([0, len(self.atlas)]))
+        return replace(self, other=replace(other, outfit=moved), atlas=np.concatenate([self.atlas, other.atlas]))
+
+    def _dressed(self, outfit, starts, turns, eye):
+        """A dressed body (bones, 3), (bones, 3, 3) seen from the place `eye` -> vertices, faces, attributes."""
+        faces, lights = outfit.body.faces, self.room.lights
+        vertices = outfit.body.skin(starts, turns)
+        normals = clothes.vertex_normals(vertices, faces)
+        towards = eye - vertices
+        towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
+        glint = lights.glint(normals, towards)[faces] * outfit.shine[:, None]
+        return vertices, faces, attributes(lights.on(normals)[faces], glint, outfit.uv)
+
+    def shadow(self, take, i):
+        """`floor_shadow` of all people in frame i."""
+        starts, parents = take.starts[i], self.outfit.body.parents
+        if self.other is not None:
+            more = self.other.outfit.body.parents
+            parents = np.concatenate([parents, np.where(more < 0, -1, more + len(parents))])
+            starts = np.concatenate([starts, self.other.starts[i]])
+        return floor_shadow(starts, parents, self.room.lights)
 
     def parts(self, take, i):
         """What is to be drawn of frame i -> vertices (V, 3), faces (F, 3), attributes (F, 3, 6), number of
         faces of the body, which come first, and of the body with what it holds and wears, which come next.
         """
-        outfit, lights, eye = self.outfit, self.room.lights, take.camera_places[i]
+        lights, eye = self.room.lights, take.camera_places[i]
         starts, turns = take.starts[i], take.turns[i]
-        body = outfit.body
-        vertices = body.skin(starts, turns)
-        normals = clothes.vertex_normals(vertices, body.faces)
-        towards = eye - vertices
-        towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
-        glint = lights.glint(normals, towards)[body.faces] * outfit.shine[:, None]
-        meshes = [(vertices, body.faces, attributes(lights.on(normals)[body.faces], glint, outfit.uv))]
-        loose = []
+        body = self.outfit.body
+        meshes = [self._dressed(self.outfit, starts, turns, eye)]
+        loose, hard = [], take.stretches
+        if self.tray is not None and np.isfinite(hard.tray[i]):
+            loose.append(self.tray.moved(*props.tray_pose(self.grip, starts, turns, hard.tray[i])))
         for first, end, kind, mesh, tilt in self.held:
-            if first <= i < end:
+            if first <= i < end and not (hard is not None and hard.busy[i]):
                 loose.append(mesh.moved(*props.held_pose(kind, self.grip, starts, turns, eye, tilt)))
         if len(self.gear.faces):
             head = body.bone("head")
@@ -243,6 +275,8 @@ class Stage:
             loose.append(self.gear.moved(turn, starts[head] - turn @ body.starts[head]))
         meshes += [(mesh.vertices, mesh.faces, lit_mesh(mesh, lights, eye)) for mesh in loose]
         meshes += [(mesh.vertices, mesh.faces, lit) for first, end, mesh, lit in self.standing if first <= i < end]
+        if self.other is not None:
+            meshes.append(self._dressed(self.other.outfit, self.other.starts[i], self.other.turns[i], eye))
         counts = np.cumsum([0, *(len(part[0]) for part in meshes)])
         return (
             np.concatenate([part[0] for part in meshes]),

@@ -10,7 +10,7 @@ import multiprocessing
 import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,9 @@ import numpy as np
 from agego_data.body import from_vector, load_bodies, mixed, smooth_noise, to_matrix
 from agego_data.motion import load_clips, make_motion, on_the_floor
 from agego_data.optics import Optics
-from agego_data.scene import Stage, Viewer, floor_shadow
+from agego_data.others import find_other
+from agego_data.scene import Stage, Viewer
+from agego_data.stretches import MAX_SHARE, Stretches, with_stretches
 from agego_lib.camera import FisheyeCamera
 
 NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira",
@@ -48,7 +50,7 @@ PICKLE_PROTOCOL = 4
 class Job:
     """One sequence to render. bodies: the wearer's own, or those that his is a mixture of. test, unseen: whether the
     mount, the motion is of those that never train. entropy: what seeds its generator; actor_entropy: what seeds the
-    wearer's looks."""
+    wearer's looks. hidden_stretches, others: as in `render_datasets`; pool: the bodies that another person may have."""
 
     dataset: str
     folder: str
@@ -61,6 +63,9 @@ class Job:
     label_noise_mm: float
     test: bool = False
     unseen: bool = False
+    hidden_stretches: float = 0.0
+    others: float = 0.0
+    pool: tuple = ()
 
 
 def mount(dataset, rng, seconds, test=False):
@@ -98,7 +103,8 @@ class Take:
     """A sequence before it is drawn, T frames: body's bones in the world, camera in the world, joints in the camera.
 
     held: what the hands hold, as in motion.Motion. seat_m, desk_m (T,): heights above the floor, in metres, of what is
-    sat on and of a table top in front, NaN where none; while there is one, the wearer stays where he is.
+    sat on and of a table top in front, NaN where none; while there is one, the wearer stays where he is. stretches:
+    those in which joints cannot be seen, None where there are none. fps: frames a second.
     """
 
     starts: np.ndarray
@@ -110,6 +116,8 @@ class Take:
     held: np.ndarray
     seat_m: np.ndarray
     desk_m: np.ndarray
+    stretches: Stretches | None = None
+    fps: int = 30
 
 
 def wearer(bodies, job):
@@ -120,15 +128,19 @@ def wearer(bodies, job):
     return mixed([bodies[i] for i in job.bodies], rng)
 
 
-def make_take(body, clips, dataset, rng, frames, test=False, unseen=False):
+def make_take(body, clips, dataset, rng, frames, test=False, unseen=False, hidden_stretches=0.0):
     """Motion and camera of one sequence. test: a mount, unseen: actions, that never train.
 
     joints (T, 15, 3) in metres, camera frame.
     """
     fps = int(rng.choice([25, 30]))
-    motion = make_motion(clips, body, rng, frames, fps, unseen)
+    motion, stretches = make_motion(clips, body, rng, frames, fps, unseen), None
     roots = on_the_floor(body, motion, fps)
-    starts, turns = body.pose(roots, motion.rotations)
+    rotations = motion.rotations
+    if hidden_stretches:
+        # From a generator of its own, so that all else is as without them.
+        rotations, stretches = with_stretches(motion, roots, body, rng.spawn(1)[0], fps, hidden_stretches)
+    starts, turns = body.pose(roots, rotations)
     head = body.bone("head")
     fixed, offset = mount(dataset, rng, np.arange(frames) / fps, test)
     camera_turns = turns[:, head] @ fixed
@@ -144,6 +156,8 @@ def make_take(body, clips, dataset, rng, frames, test=False, unseen=False):
         motion.held,
         motion.seat * body.leg_length,
         motion.desk * body.leg_length,
+        stretches,
+        fps,
     )
 
 
@@ -153,7 +167,7 @@ def draw_frame(viewer, stage, take, i):
     vertices, faces, values, body_faces, worn_faces = stage.parts(take, i)
     above = np.array([place[0], place[1], max(place[2], CLEARANCE)])
     body = stage.outfit.body
-    image = viewer.background(stage.room, turn, above, floor_shadow(take.starts[i], body.parents, stage.room.lights))
+    image = viewer.background(stage.room, turn, above, stage.shadow(take, i))
     ids = viewer.draw(vertices, faces, turn, place)
     viewer.paint(image, ids, vertices, faces, values, stage.atlas, turn, place)
     joints = body.joints(take.starts[i])
@@ -173,11 +187,17 @@ def _render(job, sources, out, progress=None):
     rng = np.random.default_rng(np.random.SeedSequence(job.entropy))
     bodies, clips = _sources(str(sources))
     viewer, body = _viewer(str(sources), job.scale), wearer(bodies, job)
-    take = make_take(body, clips, job.dataset, rng, job.frames, job.test, job.unseen)
+    take = make_take(body, clips, job.dataset, rng, job.frames, job.test, job.unseen, job.hidden_stretches)
     person, wardrobe = (
         np.random.default_rng(np.random.SeedSequence(entropy)) for entropy in (job.actor_entropy, (*job.entropy, 1))
     )
     stage, optics = Stage.random(wardrobe, person, body, take), Optics.random(wardrobe, viewer)
+    company = np.random.default_rng(np.random.SeedSequence((*job.entropy, 2)))
+    if company.random() < job.others:
+        free = [i for i in job.pool if (i,) != job.bodies]
+        other = bodies[free[company.integers(len(free))]]
+        other = find_other(company, other, clips, take, stage.room, viewer.camera, job.unseen)
+        stage = stage if other is None else stage.joined_by(other)
     first = int(rng.integers(0, 60)) if job.dataset == "sceneego" else 0
     names = [f"img_{first + i:06d}.jpg" for i in range(job.frames)]
     # At most one frame in a hundred is lost on disk or has no pose, as in the real data.
@@ -192,9 +212,11 @@ def _render(job, sources, out, progress=None):
     for i, name in enumerate(names):
         image, worn, hidden[i] = draw_frame(viewer, stage, take, i)
         if i == 0:
-            curve = optics.curve(image)
+            alone = image if stage.other is None else draw_frame(viewer, replace(stage, other=None), take, i)[0]
+            curve = optics.curve(alone)
         image = optics.smeared(image, worn, _move(viewer, take, i))
-        image = optics.finish(image, curve, take.camera_turns[i], viewer, wardrobe)
+        light = 1.0 if take.stretches is None else take.stretches.light[i]
+        image = optics.finish(image, curve, take.camera_turns[i], viewer, wardrobe, light)
         if i not in missing:
             target = folder / "imgs" / name
             if not cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, optics.quality]):
@@ -202,7 +224,13 @@ def _render(job, sources, out, progress=None):
         if progress:
             progress(1)
     in_image = viewer.full.in_image(pixels)
+    if take.stretches is not None:
+        hidden |= take.stretches.dark[:, None] & in_image
     np.savez_compressed(folder / "visibility.npz", frame_names=np.array(names), in_image=in_image, hidden=hidden)
+    if stage.other is not None:
+        away = stage.other.joints - take.camera_places[:, None]
+        joints = np.einsum("tij,tni->tnj", take.camera_turns, away)
+        np.savez_compressed(folder / "other.npz", frame_names=np.array(names), joints_3d=joints)
     with open(folder / "actions.csv", "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([("frame", "action"), *zip(names, take.actions.tolist(), strict=True)])
@@ -265,12 +293,13 @@ def _letters(number):
     return text
 
 
-def _plan(counts, bodies, seed, frames, scale, noise):
+def _plan(counts, bodies, seed, frames, scale, noise, **hard):
     """Jobs of every split: each actor has a name and a body that nobody else has, and new clothes in each sequence.
 
     A test actor has one of TEST_BODIES, or a mixture of them when all are taken; training actors have the others, and
     mixtures of those. The division is the same for every seed and number of actors, so that networks trained in one
-    run can be tested in another. Of a test actor's sequences the second, fourth, ... show unseen actions.
+    run can be tested in another. Of a test actor's sequences the second, fourth, ... show unseen actions. hard: what
+    each Job has beside.
     """
     for split, (number, sequences) in counts.items():
         if number < 1 or sequences < 1:
@@ -292,6 +321,7 @@ def _plan(counts, bodies, seed, frames, scale, noise):
                     Job(
                         dataset, f"{dataset}/{name}", name, body, (seed, 1, actor, k), (seed, 2, actor), frames, scale,
                         noise, test=part == "test", unseen=part == "test" and k % 2 == 0,
+                        pool=tuple(pools[part]), **hard,
                     )
                 )  # fmt: skip
             actor += 1
@@ -322,6 +352,8 @@ def render_datasets(
     sceneego_train=(3, 1),
     sceneego_test=(1, 1),
     label_noise_mm=10.0,
+    hidden_stretches=0.0,
+    others=0.0,
     workers=1,
     progress=None,
 ):
@@ -332,10 +364,16 @@ def render_datasets(
     egopw_train and the like: (actors, sequences an actor), as many as wanted; no two actors share a body, clothes or a
     name. Test actors have bodies and mounts that train nowhere, and actions so in every second sequence (_plan).
     label_noise_mm: RMS distance of EgoPW's pseudo labels from the truth, per joint; SceneEgo's labels are exact.
+    hidden_stretches: about this share of each sequence's time, up to stretches.MAX_SHARE, goes by with legs behind a
+    tray, the arms behind the back, or no light; all else (legs, mounts, rooms, clothes, lenses) is as without them.
+    others: probability that in a sequence another person, with a body of the same split, stands or walks before the
+    wearer (others.py); all else is as without. Where no place is free for one, there is none.
     workers: processes; the bytes written do not depend on it. progress: called with the number of frames newly done.
 
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
-    in_image and hidden (N, 15) bool; hidden joints are in the image but behind the body (scene.TOLERANCE).
+    in_image and hidden (N, 15) bool; hidden joints are in the image, but behind the body (scene.TOLERANCE) or a thing,
+    or less than stretches.DARK of the light is left: then all of them are. With another person there is other.npz:
+    frame_names, and joints_3d (N, 15, 3), that person's joints in the camera's frame, metres.
     EgoPW's pixels and the calibration written are those of the scaled images.
 
     -> images on disk per split, e.g. {"egopw_train": 2877, ...}. Raises SourcesError where a source is missing,
@@ -346,12 +384,17 @@ def render_datasets(
         raise ValueError(f"scale={scale}; expected above 0 and at most 1")
     if frames_per_sequence < 2 or workers < 1:
         raise ValueError(f"frames_per_sequence={frames_per_sequence}, workers={workers}; expected at least 2 and 1")
+    if not 0 <= hidden_stretches <= MAX_SHARE:
+        raise ValueError(f"hidden_stretches={hidden_stretches}; expected 0 to {MAX_SHARE}")
+    if not 0 <= others <= 1:
+        raise ValueError(f"others={others}; expected 0 to 1")
     counts = {"egopw_train": egopw_train, "egopw_test": egopw_test}
     counts |= {"sceneego_train": sceneego_train, "sceneego_test": sceneego_test}
     sources, out = Path(sources).resolve(), Path(out)
     bodies, _ = _sources(str(sources))
     camera = _viewer(str(sources), scale).full
-    plan = _plan(counts, len(bodies), seed, frames_per_sequence, scale, label_noise_mm)
+    hard = {"hidden_stretches": hidden_stretches, "others": others}
+    plan = _plan(counts, len(bodies), seed, frames_per_sequence, scale, label_noise_mm, **hard)
     for dataset in ("egopw", "sceneego"):
         _clear(out / dataset)
         (out / dataset / "fisheye.calibration.json").write_text(camera.to_json() + "\n")

@@ -105,7 +105,11 @@ class DatasetSettings:
 
 @section
 class RenderSettings:
-    """The embedded data: (actors, sequences an actor) of each split."""
+    """The embedded data: (actors, sequences an actor) of each split.
+
+    hidden_stretches: about this share of the time, joints are hidden on purpose (agego_data/stretches.py).
+    others: probability that in a sequence another person is in view (agego_data/others.py).
+    """
 
     scale: _number(float, ge=0.1, le=1.0)
     frames_per_sequence: _number(int, ge=8)
@@ -114,6 +118,8 @@ class RenderSettings:
     sceneego_train: _list(Count, 2)
     sceneego_test: _list(Count, 2)
     label_noise_mm: NotNegative
+    hidden_stretches: _number(float, ge=0, le=0.5)
+    others: _number(float, ge=0, le=1)
 
 
 @section

@@ -7,7 +7,20 @@ A pose says where the wrists go, how trunk and head turn and how low the pelvis 
 
 from agego_data.actions.gestures import GESTURES
 from agego_data.actions.postures import POSTURES
-from agego_data.actions.rig import ELBOW, HIP_BACK, KNEE, SHOULDER_BACK, Around, Rig, quaternions, two_bones, vectors
+from agego_data.actions.rig import (
+    ELBOW,
+    HIP_BACK,
+    KNEE,
+    SHOULDER_BACK,
+    Arm,
+    Around,
+    Pose,
+    Rig,
+    ease,
+    quaternions,
+    two_bones,
+    vectors,
+)
 from agego_data.actions.solve import solve
 
 __all__ = [
@@ -17,8 +30,11 @@ __all__ = [
     "KNEE",
     "POSTURES",
     "SHOULDER_BACK",
+    "Arm",
     "Around",
+    "Pose",
     "Rig",
+    "ease",
     "quaternions",
     "solve",
     "two_bones",
