@@ -24,8 +24,8 @@ SEED, FRAMES, SCALE = 1, 64, 0.375
 WANTED = {"mpjpe_mm": 60.0, "pa_mpjpe_mm": 45.0, "acceleration_mm": 15.0}
 
 
-def prepared(folder, root, view, quick, workers):
-    """{data set: prepared test sequences} of newly rendered people, in a model's view."""
+def prepared(folder, root, view, quick, workers, **hard):
+    """{data set: prepared test sequences} of newly rendered people, in a model's view. hard: of `render_datasets`."""
     tests = (1, 1) if quick else (10, 2)
     counts = {f"{name}_{split}": tests if split == "test" else (1, 1) for name in TITLES for split in ("train", "test")}
     render_datasets(
@@ -37,6 +37,7 @@ def prepared(folder, root, view, quick, workers):
         label_noise_mm=0.0,
         workers=workers,
         **counts,
+        **hard,
     )
     found = {}
     for name in TITLES:

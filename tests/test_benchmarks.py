@@ -5,9 +5,10 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks import common, scaling_page
+from benchmarks import common, hard, scaling_page
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,33 @@ def test_interleaved_takes_turns_and_gives_medians(monkeypatch):
     assert order == ["a", "b"] * 4
     # The clock is read once in each call that warms up, then before and after: 2^2 to 3^2, 4^2 to 5^2, and so on.
     assert seconds == {"a": 49 - 36, "b": 81 - 64}
+
+
+def test_hard_compares_the_same_frames(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["hard", "--quick", "--threads=1", f"--out={tmp_path}"])
+    hard.main()
+    result = json.loads((tmp_path / "hard.json").read_text())
+    assert [row["kind"] for row in result["rows"]] == [*hard.KINDS] * 2
+    assert all(row["people"] == 1 and row["frames"] <= 8 for row in result["rows"])
+    assert {row["its change, MPJPE"] for row in result["rows"] if row["kind"] == "plain"} == {"+0.0 (+0.0 to +0.0)"}
+    parts = {part["group"] for part in result["groups"]["sceneego"]["hidden stretches"]}
+    assert parts >= {"visibility", "unseen for"} and len(result["hidden_legs"]) == 6
+
+
+def test_captured_counts_joints_nearer_to_somebody_else():
+    rng = np.random.default_rng(0)
+    poses, truth, other = rng.normal(size=(3, 6, 15, 3))
+    other[2] = np.nan  # nobody else there
+    count = 0
+    for frame in (0, 1, 3, 4, 5):
+        for j in range(15):
+            own = np.linalg.norm(poses[frame, j] - truth[frame, j])
+            count += any(np.linalg.norm(poses[frame, j] - other[frame, k]) < own for k in range(15))
+    assert hard.captured(poses, truth, other) == pytest.approx(count / 75) and 0 < count < 75
+    assert hard.captured(poses, truth, np.full_like(other, np.nan)) is None
+
+
+def test_means_over_some_joints_leave_frames_without_any_out():
+    values, where = np.arange(30.0).reshape(2, 15), np.zeros((2, 15), bool)
+    where[0, [2, 5]] = True
+    np.testing.assert_array_equal(hard.over(values, where), [3.5, np.nan])
