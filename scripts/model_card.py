@@ -1,6 +1,6 @@
 """Write the figures of docs/model-card.md from what was measured, for maintainers: python scripts/model_card.py
 
-Read are rendered.json, real_frames.json and live.json in benchmarks/results/, and the released model's own file.
+Read are rendered.json, hard.json, real_frames.json and live.json in benchmarks/results/, and the released model's own file.
 Results of another model are refused by its hash; what is not measured, the card says.
 """
 
@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- figures: written by scripts/model_card.py -->\n", "<!-- end of figures -->\n"
 NONE = "not measured yet"
 RENDERED = "`python -m benchmarks.rendered`"
+HARD = "`python -m benchmarks.hard`"
 REAL = "`python -m benchmarks.real_frames FOLDER --out-json`"
 
 
@@ -45,9 +46,9 @@ def figures(root):
     root = Path(root)
     model = root / params.RELEASED
     digest = file_digest(model) if model.is_file() else None
-    rendered, real, speed = (
+    rendered, hard, real, speed = (
         _results(root / f"benchmarks/results/{name}.json", lambda r: r["settings"]["model_sha256"], digest)
-        for name in ("rendered", "real_frames", "live")
+        for name in ("rendered", "hard", "real_frames", "live")
     )
     rows = []
 
@@ -72,6 +73,10 @@ def figures(root):
             interval = f"{n[f'{key}, interval']}; " if f"{key}, interval" in n else ""
             value = f"{n[key]:.1f} ({interval}mean pose: {n[f'{key}, mean pose']:.1f})" if rendered else NONE
             row(what, measure, value, RENDERED)
+    for n in hard["rows"] if hard else ():
+        if n["kind"] != "plain":
+            what, change = f"the same people, {n['set']}, {n['kind']}", n["its change, MPJPE"]
+            row(what, "MPJPE (mm), and its change", f"{n['MPJPE (mm)']}; {change}", HARD)
     rates = {t["what"]: t["measured"] for t in speed["targets"]} if speed else {}
     parts = {r["part"]: r["median (ms)"] for r in speed["rows"]} if speed else {}
     cores = f"{speed['machine']['cores']} CPU cores ({speed['machine']['cpu']})" if speed else "CPU"
