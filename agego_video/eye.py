@@ -62,7 +62,7 @@ class Eye:
     @classmethod
     def of(cls, frames, source, model, calibration, camera, fov, frame_size, mount_roll, device):
         """For the frames of a source; the options, and what they raise, are those of `predict_video`."""
-        network, config = _load(model)
+        network, config = load_named(model)
         own, notes = camera_of(frames, source, calibration, camera, fov, frame_size)
         if mount_roll not in ROLLS:
             raise VideoError(f"--mount-roll {mount_roll}; expected one of {', '.join(map(str, ROLLS))}")
@@ -97,7 +97,8 @@ class Eye:
         )
 
 
-def _load(path):
+def load_named(path):
+    """What `load_model` gives of the file that --model names, by default the released model."""
     default = path is None
     if default:
         root = project_for("--model")[0]

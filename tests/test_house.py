@@ -11,7 +11,7 @@ LIBRARY = ROOT / "agego_lib"
 ROOMS = ("models", "datasets", "evaluation", "training", "preflight")
 BESIDE = ("agego_data", "agego_video", "agego_view")
 # Commands, which open what lies above.
-DOORS = {"agego_lib.train", "agego_lib.predict", "agego_lib.live", "agego_lib.camera.__main__"}
+DOORS = {"agego_lib.train", "agego_lib.evaluate", "agego_lib.predict", "agego_lib.live", "agego_lib.camera.__main__"}
 HEAVY = {"jupyter", "IPython", "ipywidgets", "dvc", "hydra", "omegaconf", "plotly", "papermill", "pandas"}
 
 

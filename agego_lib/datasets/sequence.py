@@ -200,17 +200,20 @@ def load_annotations(folder, names):
     return path, entries
 
 
-def _frames_on_disk(folder):
-    """The files under imgs/ -> (frame number -> [(path, size in bytes, or None for a link out of the data set)] of each
-    file of that number, names of other files but those that operating systems leave behind)."""
-    place = folder.path / "imgs"
+def frames_on_disk(folder, place=None, number_of=frame_number):
+    """The files in `place`, by default imgs/ -> (frame number -> [(path, size in bytes, or None for a link out of the
+    data set)] of each file of that number, names of other files but those that operating systems leave behind).
+
+    number_of(name) raises FrameError for a name that is no frame's. Raises DatasetError.
+    """
+    place = place or folder.path / "imgs"
     frames, others = {}, []
     try:
         with os.scandir(place) as found:
             folder.check(place)
             for entry in found:
                 try:
-                    number = frame_number(entry.name)
+                    number = number_of(entry.name)
                 except FrameError:
                     if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS:
                         others.append(entry.name)
@@ -234,7 +237,7 @@ def count_frames(sequence_dir):
     return sum(_FRAME_NAME.fullmatch(name) is not None for name in names)
 
 
-def _one_file(files):
+def one_file(files):
     """The one path of a frame's files on disk. Raises FrameError where it cannot be used, or is not one."""
     if len(files) > 1:
         names = " and ".join(path.name for path, _ in files[:2])
@@ -255,7 +258,7 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
     raise FrameError for an annotation that cannot be used. The first annotation of a frame counts.
     Raises DatasetError where no frame is usable.
     """
-    on_disk, others = _frames_on_disk(folder)
+    on_disk, others = frames_on_disk(folder)
     skipped, used, seen, notes = {}, {}, set(), []
     for index, entry in enumerate(entries):
         given = entry.get("image_name") if isinstance(entry, dict) else None
@@ -271,7 +274,7 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
             seen.add(number)
             if number not in on_disk:
                 raise FrameError("missing on disk")
-            used[number] = _one_file(on_disk[number]), *joints_of(entry)
+            used[number] = one_file(on_disk[number]), *joints_of(entry)
         except FrameError as error:
             skipped[label if label not in skipped else f"{label} (annotation {index})"] = str(error)
     for number in sorted(on_disk.keys() - seen):
