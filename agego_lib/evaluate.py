@@ -109,19 +109,22 @@ def _tell(result):
             print(f"skipped: {name}: {count} frames: {reason}", file=sys.stderr)
     for warning in result.get("warnings", ()):
         print(f"warning: {warning}", file=sys.stderr)
-    for name, reason in result["failed"].items():
-        print(f"error: {name}: {reason}", file=sys.stderr)
+    for reason in result["failed"].values():  # which name their sequence
+        print(f"error: {reason}", file=sys.stderr)
     if not result["sequences"]:
         return
     table = [["sequence", "person", "frames", "without pose", *(f"{title} (mm)" for title in SHOWN.values())]]
     for name, row in result["sequences"].items():
         numbers = [f"{row[key]:.1f}" for key in SHOWN]
         table.append([name, row["person"], row["frames"], sum(row["skipped"].values()), *numbers])
-    spans = [f"{result[key]:.1f} ({{low:.1f}} to {{high:.1f}})".format_map(result["interval_95"][key]) for key in SHOWN]
+    spans = [f"{result[key]:.1f}" for key in SHOWN]
+    if result["people"] > 1:
+        between = ["{low:.1f} to {high:.1f}".format_map(result["interval_95"][key]) for key in SHOWN]
+        spans = [f"{mean} ({span})" for mean, span in zip(spans, between, strict=True)]
     lost = sum(sum(row["skipped"].values()) for row in result["sequences"].values())
-    table.append(["all", f"{result['people']} people", result["frames"], lost, *spans])
+    table.append(["all", f"{result['people']} in all", result["frames"], lost, *spans])
     widths = [max(len(str(row[i])) for row in table) for i in range(len(table[0]))]
-    print(f"\n{TITLES[result['set']]}, measured here; in brackets 95 % intervals over people, rough with so few\n")
+    print(f"\n{TITLES[result['set']]}, measured here; in brackets 95 % intervals over people, rough as they are two\n")
     for row in table:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not result["complete"]:

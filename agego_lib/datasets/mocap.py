@@ -270,7 +270,7 @@ def read_mocap(kind, root, takes=None) -> list[Sequence]:
     """All sequences of a test set, "globalegomocap" or "mo2cap2", no image of which is opened.
 
     takes: sequence -> Take, by default the published ones (TAKES). Raises DatasetError with all that is missing or
-    wrong, of every sequence, so that nothing is computed in vain.
+    wrong, a line for each sequence, so that nothing is computed in vain.
     """
     root, takes = Path(root), takes or TAKES[kind]
     try:
@@ -291,5 +291,5 @@ def read_mocap(kind, root, takes=None) -> list[Sequence]:
             except DatasetError as error:
                 faults.append(str(error))
     if faults:
-        raise DatasetError("; ".join(faults))
+        raise DatasetError("\n".join(faults))
     return sequences
