@@ -101,15 +101,19 @@ def rows_of(name, folders, found, poses):
         entry["joints nearer to the other person"] = captured(np.concatenate(poses[kind][name]), truth, other)
         rows.append(entry)
     legs = seen["plain"] & ~seen["hidden stretches"] & lower
-    hard, lasted, lowest = errors["hidden stretches"], [], 0
-    for most, part in UNSEEN:
-        where = legs & (hard.unseen > lowest) & (hard.unseen <= most)
-        entry = {"set": f"{TITLES[name]}-like", "unseen for": part, "leg joints": int(where.sum())}
-        entry["where they are seen (mm)"] = interval(over(base.distance, where), base)
-        entry["hidden (mm)"] = interval(over(hard.distance, where), hard)
-        entry["change"] = interval(over(hard.distance - base.distance, where), hard, "+")
-        lasted.append(entry)
-        lowest = most
+    hard, lasted = errors["hidden stretches"], []
+    # In the dark nothing at all is seen; of what else there is, only a tray hides legs.
+    dark = ~seen["hidden stretches"].any(1, keepdims=True)
+    for how, frames in (("behind the tray", ~dark), ("in the dark", dark)):
+        lowest = 0
+        for most, part in UNSEEN:
+            where = legs & frames & (hard.unseen > lowest) & (hard.unseen <= most)
+            entry = {"set": f"{TITLES[name]}-like", "hidden": how, "unseen for": part, "leg joints": int(where.sum())}
+            entry["where they are seen (mm)"] = interval(over(base.distance, where), base)
+            entry["hidden (mm)"] = interval(over(hard.distance, where), hard)
+            entry["change"] = interval(over(hard.distance - base.distance, where), hard, "+")
+            lasted.append(entry)
+            lowest = most
     return rows, lasted, {kind: error_groups(errors[kind], sequences[kind]) for kind in KINDS}
 
 
