@@ -217,8 +217,8 @@ class DecoderSettings:
 
     use_motion: whether the main model has the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
     what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
-    through, in the window's frames. Of "paper" alone: norm_first, input_scale,
-    memory_joint_embedding and start_at_mean_pose.
+    through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at.
+    Of "paper" alone: norm_first, input_scale, memory_joint_embedding and start_at_mean_pose.
     """
 
     kind: Literal["paper", "rays"]
@@ -227,6 +227,7 @@ class DecoderSettings:
     hidden_share: Part
     mirror: Switch
     smoothing: NotNegative
+    min_peak: Part
     layers: Count
     heads: Count
     dropout: Part

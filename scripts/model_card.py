@@ -1,7 +1,7 @@
 """Write the figures of docs/model-card.md from what was measured, for maintainers: python scripts/model_card.py
 
-Read are rendered.json, hard.json, real_frames.json and live.json in benchmarks/results/, and the released model's own file.
-Results of another model are refused by its hash; what is not measured, the card says.
+Read are rendered.json, hard.json, real_frames.json and live.json in benchmarks/results/, and the released model's own
+file. Results of another model are refused by its hash; what is not measured, the card says.
 """
 
 import sys

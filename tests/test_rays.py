@@ -17,6 +17,7 @@ from agego_lib.models.rays import (
     Augmentation,
     RayDecoder,
     RayTokens,
+    between,
     hidden_token,
     smoothed,
     turned,
@@ -183,6 +184,36 @@ def test_smoothing_is_a_local_line_fit():
     assert smoothed(torch.ones(1, 64, 15, 3, requires_grad=True), 1.0, far).isfinite().all()
     made, (tokens, _) = decoder(use_motion=False), random_tokens()
     torch.testing.assert_close(decoder(use_motion=False, smoothing=2.0)(tokens), smoothed(made(tokens), 2.0))
+
+
+def test_frames_that_show_nothing_lie_between_those_that_do():
+    rng = np.random.default_rng(0)
+    joints, known = rng.normal(size=(40, 12, 15, 3)), rng.random((40, 12)) < 0.4
+    known[0], known[1] = False, True
+    found = between(torch.from_numpy(joints), torch.from_numpy(known)).numpy()
+    for window, which in zip(range(40), known, strict=True):
+        if which.any():
+            at, flat = np.flatnonzero(which), joints[window].reshape(12, -1)
+            expected = np.stack([np.interp(np.arange(12), at, column[at]) for column in flat.T], axis=-1)
+        else:
+            expected = joints[window].reshape(12, -1)
+        np.testing.assert_allclose(found[window].reshape(12, -1), expected, atol=1e-6)
+    # Nothing of such a frame reaches any pose; padding counts as one.
+    tokens, _ = random_tokens(frames=8)
+    tokens[..., 9] = 0.9
+    tokens[0, 2:4, :, 9] = 0.3
+    other = tokens.clone()
+    other[0, 2:4, :, :9] = tokens[0, 5:7, :, :9]
+    made, mask = decoder(use_motion=False, min_peak=0.5, smoothing=1.0), torch.ones(tokens.shape[:2], dtype=torch.bool)
+    with torch.no_grad():
+        poses = made(tokens)
+        torch.testing.assert_close(made(other), poses)
+        torch.testing.assert_close(poses[0, 2], torch.lerp(poses[0, 1], poses[0, 4], 1 / 3))
+        mask[0, 5:] = False
+        torch.testing.assert_close(made(tokens, mask=mask)[0, :5], made(tokens[:, :5])[0])
+        # Where all are so, they are used.
+        tokens[..., 9] = 0.3
+        torch.testing.assert_close(made(tokens), decoder(use_motion=False, smoothing=1.0)(tokens))
 
 
 def test_it_learns_distances_that_no_single_joint_tells():

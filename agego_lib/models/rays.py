@@ -188,6 +188,23 @@ def smoothed(
     return torch.einsum("bts,bsjc->btjc", weights.expand(len(joints), -1, -1), joints)
 
 
+def between(joints: Float[Tensor, "B T J 3"], known: Bool[Tensor, "B T"]) -> Float[Tensor, "B T J 3"]:
+    """Frames that are not known, linearly between the known ones next to them; before the first and after the last as
+    those. A window without any known frame stays as it is."""
+    at = torch.arange(joints.shape[1], device=joints.device)
+    last = torch.where(known, at, -1).cummax(1).values
+    following = torch.where(known, at, len(at)).flip(1).cummin(1).values.flip(1)
+    before = torch.where(last < 0, following, last)
+    after = torch.where(following == len(at), last, following)
+    share = (at - before) / (after - before).clamp_min(1)
+
+    def frames(index):
+        return joints.gather(1, index.clamp(0, len(at) - 1)[:, :, None, None].expand_as(joints))
+
+    filled = torch.lerp(frames(before), frames(after), share.to(joints.dtype)[:, :, None, None])
+    return torch.where((known | ~known.any(1, keepdim=True))[:, :, None, None], joints, filled)
+
+
 class RayDecoder(nn.Module):
     """Tokens of `RayTokens`, and motion F_m where it is used -> 3D joints, metres, camera frame.
 
@@ -195,7 +212,8 @@ class RayDecoder(nn.Module):
     ray is the joint's mean distance times a factor; the other place is its mean place and an offset.
     output_mean: the training split's mean pose, metres. use_motion: whether each frame has a token of the motion
     stream beside its joints'. farthest: frames beyond which time's distances count as one. smoothing: the width of
-    `smoothed`, through which all joints go, in the window's frames; 0: none.
+    `smoothed`, through which all joints go, in the window's frames; 0: none. min_peak: frames of which no map reaches
+    this value, such as dark ones, are not attended to, and their joints lie `between` those of others; 0: none.
     temporal: that it reads whole windows of tokens, so that live prediction must keep them.
     """
 
@@ -213,9 +231,10 @@ class RayDecoder(nn.Module):
         use_motion: bool = True,
         farthest: int = 64,
         smoothing: float = 0.0,
+        min_peak: float = 0.0,
     ):
         super().__init__()
-        self.use_motion, self.smoothing = use_motion, smoothing
+        self.use_motion, self.smoothing, self.min_peak = use_motion, smoothing, min_peak
         mean = torch.as_tensor(output_mean).float()
         self.register_buffer("output_mean", mean)
         self.read = nn.Sequential(nn.Linear(TOKEN, dim), nn.GELU(), nn.Linear(dim, dim))
@@ -237,6 +256,12 @@ class RayDecoder(nn.Module):
         """The mask is False where a frame is padding. Raises ValueError where the motion in use is missing."""
         if self.use_motion and motion is None:
             raise ValueError("use_motion is on, but motion is None")
+        if self.min_peak:
+            known = tokens[..., 3 * RAYS].amax(-1) >= self.min_peak
+            known = known if mask is None else known & mask
+            # Where nothing is seen at all, all frames are as good.
+            whole = torch.ones_like(known) if mask is None else mask
+            mask = torch.where(known.any(1, keepdim=True), known, whole)
         x = self.read(tokens) + self.joint_embedding
         if self.use_motion:
             x = torch.cat([x, self.motion_projection(motion)[:, :, None]], dim=2)
@@ -248,4 +273,5 @@ class RayDecoder(nn.Module):
         free = self.output_mean + torch.stack(offset, dim=-1)
         share = share.sigmoid()[..., None]
         joints = share * on_ray + (1 - share) * free
-        return smoothed(joints, self.smoothing, mask) if self.smoothing else joints
+        joints = smoothed(joints, self.smoothing, mask) if self.smoothing else joints
+        return between(joints, mask) if self.min_peak else joints
