@@ -275,7 +275,12 @@ class AblationSettings:
     reseeded: _list(
         Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding", "rays", "rays_motion"]
     )
-    baselines: _list(Literal["nearest", "xr_egopose", "mo2cap2"])
+    baselines: _list(
+        Literal[
+            "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr",
+            "egotap",
+        ]
+    )  # fmt: skip
 
 
 @section

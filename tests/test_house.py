@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "agego_lib"
 # From the ground up: a room imports those before it, and modules of the method.
-ROOMS = ("models", "datasets", "evaluation", "training", "preflight")
+ROOMS = ("models", "datasets", "evaluation", "baselines", "training", "preflight")
 BESIDE = ("agego_data", "agego_video", "agego_view")
 # Commands, which open what lies above.
 DOORS = {"agego_lib.train", "agego_lib.evaluate", "agego_lib.predict", "agego_lib.live", "agego_lib.camera.__main__"}

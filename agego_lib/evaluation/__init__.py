@@ -1,5 +1,4 @@
-"""Evaluation: predictions of test splits, their errors and intervals, baselines in the same harness, and what made a
-number (manifest)."""
+"""Evaluation: predictions of test splits, their errors and intervals, and what made a number (manifest)."""
 
 from agego_lib.evaluation.errors import (
     HEADLINE,

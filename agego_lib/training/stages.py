@@ -9,16 +9,19 @@ from functools import cached_property
 import torch
 from torch.utils.data import Dataset
 
-from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
-from agego_lib.datasets.features import open_features, store_features
-from agego_lib.evaluation import mean_pose, predict_split, save_poses
-from agego_lib.evaluation.baselines import (
+from agego_lib.baselines import (
     BaselineObjective,
     FrameFeatures,
+    cost,
     frame_optimiser,
     new_baseline,
     predict_frames,
+    sample_errors,
 )
+from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
+from agego_lib.datasets.features import open_features, store_features
+from agego_lib.evaluation import mean_pose, predict_split, save_poses
+from agego_lib.files import write_json
 from agego_lib.models import ActionHead, AGEgoPose, weights
 from agego_lib.models.build import (
     augmentation,
@@ -283,14 +286,15 @@ class PoseStage(TrainingStage):
 
 
 class BaselineStage(TrainingStage):
-    """A simpler method in the same harness (see baselines.py): on EgoPW, then fine-tuned on SceneEgo.
+    """Another method in the same harness (see baselines/): on EgoPW, then fine-tuned on SceneEgo.
 
-    method: its name. optimisers: of each set. groups, frames: by (set, split). poses: as in PoseStage.
+    method: its name. optimisers: of each set. groups, frames: by (set, split). poses: as in PoseStage. facts: once
+    trained, its `cost`, and by set, where it gives several poses a frame, its `sample_errors`; kept in method.json.
     """
 
     def __init__(self, settings, root, method):
         super().__init__(settings, root, f"ablate/baseline_{method}")
-        self.method, self.poses = method, {}
+        self.method, self.poses, self.facts = method, {}, {}
         optimisers = {"egopw": settings.pose, "sceneego": settings.finetune}
         self.optimisers = {n: frame_optimiser(o, settings.window) for n, o in optimisers.items()}
         self.groups = {(n, s): self.prepared(n, s) for n in SETS for s in ("train", "test")}
@@ -309,5 +313,11 @@ class BaselineStage(TrainingStage):
             else:
                 objective = BaselineObjective(self.model, self.settings.loss)
                 self.fit(objective, frames, optimiser, f"{self.method} {name}", name, curves=name)
-            self.poses[name] = predict_frames(self.model, self.frames[name, "test"], f"{name} test")
+            test = self.frames[name, "test"]
+            self.poses[name] = predict_frames(self.model, test, f"{name} test")
             self.write(save_poses, self.artifacts / self.place / f"{name}.npz", self.poses[name])
+            if hasattr(self.model, "samples"):
+                samples = predict_frames(self.model, test, f"{name} test, samples", call=self.model.samples)
+                self.facts[name] = sample_errors(samples, test.sequences)
+        self.facts |= cost(self.model, test)
+        self.write(write_json, self.artifacts / self.place / "method.json", self.facts)

@@ -1,0 +1,27 @@
+"""Baselines in the same harness as the paper's model: same splits, frozen features, losses and metrics.
+
+Each is a small class after the idea of a known method, frame by frame; its docstring says what of the original it
+keeps and what it does not. The mean pose, the weakest of them, is `evaluation.mean_pose`.
+"""
+
+from agego_lib.baselines.harness import (
+    METHODS,
+    BaselineObjective,
+    FrameFeatures,
+    cost,
+    frame_optimiser,
+    new_baseline,
+    predict_frames,
+    sample_errors,
+)
+
+__all__ = [
+    "METHODS",
+    "BaselineObjective",
+    "FrameFeatures",
+    "cost",
+    "frame_optimiser",
+    "new_baseline",
+    "predict_frames",
+    "sample_errors",
+]

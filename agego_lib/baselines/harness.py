@@ -1,0 +1,183 @@
+"""What every baseline goes through: its data, its making by name, its loss, its test and its cost."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from agego_lib import metrics
+from agego_lib.datasets import FrameItems
+from agego_lib.evaluation import sequence_errors
+from agego_lib.evaluation.complexity import count_macs
+from agego_lib.heatmaps import decode_heatmaps
+from agego_lib.losses import PoseLoss
+from agego_lib.progress import bar
+from agego_lib.skeleton import PARENTS
+
+from .egohmr import EgoHMR
+from .egoposeformer import EgoPoseFormer
+from .egotap import EgoTAP
+from .egowholemocap import EgoWholeMocap
+from .kolotouros import Kolotouros
+from .lens import lens_of
+from .mo2cap2 import Mo2Cap2
+from .nearest import NearestPose
+from .selfpose import SelfPose
+from .xr_egopose import XREgoPose
+
+METHODS = (
+    "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap",
+)  # fmt: skip
+
+
+class FrameFeatures(FrameItems):
+    """Single frames of prepared sequences as the baselines see them, from a FeatureStore.
+
+    An item: `heatmaps` (J, h, w) and `trunk` (C, h', w') float32, `pixels` (J, 2) float32, the maps' peaks in shares
+    of the view's side, `rays` (J, 3) float32, unit vectors of the camera through them, `joints_3d` (J, 3) m, and,
+    unless the view is "fovea", `lens` (see lens.py).
+    Raises ValueError where there is no store: these methods read nothing else.
+    """
+
+    def __init__(self, sequences, store):
+        if store is None:
+            raise ValueError("baselines read stored features; raise features.limit_gb and run `dvc repro features`")
+        super().__init__(sequences)
+        self.store = store
+        self._lenses = [lens_of(sequence) for sequence in self.sequences]
+
+    def frames(self, number, indices):
+        """Frames `indices` (n,) of sequence `number` -> dict of arrays (n, ...)."""
+        sequence, features = self.sequences[number], self.store.read(number, indices)
+        heatmaps = features["heatmaps"].astype(np.float32)
+        side = heatmaps.shape[-1]
+        places, _ = decode_heatmaps(heatmaps)
+        # A map without any value has no peak; its middle says as little.
+        places = np.where(np.isnan(places), (side - 1) / 2, places)
+        rays = sequence.camera.unproject(sequence.view.to_full(places, side), np.ones(places.shape[:-1]))
+        lens = self._lenses[number]
+        return {
+            **({} if lens is None else {"lens": np.tile(lens, (len(heatmaps), 1))}),
+            "heatmaps": heatmaps,
+            "trunk": features["trunk"].astype(np.float32),
+            "pixels": ((places + 0.5) / side).astype(np.float32),
+            "rays": rays.astype(np.float32),
+            "joints_3d": sequence.joints_3d[indices],
+        }
+
+    def __getitem__(self, item):
+        number, frame = self.place(item)
+        return {name: torch.from_numpy(value[0]) for name, value in self.frames(number, [frame]).items()}
+
+
+def new_baseline(name, frames, mean_pose, input_scale=1.0):
+    """An untrained baseline of METHODS ("nearest" needs no training) for FrameFeatures of its training split.
+
+    mean_pose: (15, 3) m, where its output starts. input_scale: what a lifter multiplies the maps by.
+    Raises ValueError for an unknown name.
+    """
+    if name not in METHODS:
+        raise ValueError(f"baseline {name!r}; expected {', '.join(METHODS)}")
+    if name == "nearest":
+        return NearestPose(frames)
+    first = frames.frames(0, [0])
+    joints, side, channels = first["heatmaps"].shape[1], first["heatmaps"].shape[-1], first["trunk"].shape[1]
+    poses = np.concatenate([sequence.joints_3d for sequence in frames.sequences]).astype(np.float64)
+    if name == "xr_egopose":
+        return XREgoPose(joints, side, mean_pose, input_scale)
+    if name == "selfpose":
+        # At rest bones point as those of the mean pose, whose own are shorter than anybody's.
+        direction = mean_pose - mean_pose[list(PARENTS)]
+        length = np.linalg.norm(poses - poses[:, list(PARENTS)], axis=-1).mean(0)
+        bones = direction * (length / np.linalg.norm(direction, axis=-1).clip(1e-6))[:, None]
+        return SelfPose(joints, side, mean_pose, bones, input_scale)
+    if name == "egotap":
+        return EgoTAP(joints, side, mean_pose, input_scale)
+    if name == "mo2cap2":
+        return Mo2Cap2(joints, channels, np.linalg.norm(mean_pose, axis=-1))
+    if name == "egoposeformer":
+        return EgoPoseFormer(joints, channels, mean_pose, input_scale)
+    if name == "egowholemocap":
+        # Room beyond the farthest joint, as an expected place never reaches the end of its axis.
+        return EgoWholeMocap(joints, channels, 1.2 * np.linalg.norm(poses, axis=-1).max())
+    deviation = poses.std(0).clip(0.01)
+    return {"kolotouros": Kolotouros, "egohmr": EgoHMR}[name](joints, channels, mean_pose, deviation)
+
+
+class BaselineObjective(nn.Module):
+    """The composite loss of Sec. 3.4 on single frames, and a baseline's own terms where it has some."""
+
+    def __init__(self, model, loss_settings):
+        super().__init__()
+        self.model = model
+        self.loss = PoseLoss(loss_settings.lambda_pos, loss_settings.lambda_bone, loss_settings.lambda_cos)
+
+    def forward(self, batch):
+        target = batch["joints_3d"]
+        prediction, own = self.model.training_terms(batch)
+        total, terms = self.loss(prediction, target) if self.model.composite else (0, {})
+        total = sum(own.values(), start=total)
+        values = {name: term.detach() for name, term in {**terms, **own}.items()}
+        error = metrics.mpjpe(prediction.detach(), target)
+        return total, {"loss": total.detach(), **values, "mpjpe_mm": error * 1000}
+
+
+def frame_optimiser(optimiser, window):
+    """A window optimiser's settings for single frames: as many frames a step, and as many steps."""
+    visits = window.length / window.stride  # how often windows show a frame in an epoch
+    return replace(
+        optimiser,
+        batch_size=optimiser.batch_size * window.length,
+        epochs=max(1, round(optimiser.epochs * visits)),
+    )
+
+
+@torch.inference_mode()
+def predict_frames(model, frames, label="predicting", chunk=256, call=None):
+    """Poses of every frame of a FrameFeatures -> list of (N_i, 15, 3) float32 m, one a sequence.
+
+    call: what is asked of a batch, by default the model; `model.samples` gives (N_i, K, 15, 3).
+    """
+    model.eval()
+    poses, call = [], call or model
+    with bar(len(frames), label, "frame") as progress:
+        for number, sequence in enumerate(frames.sequences):
+            parts = []
+            for start in range(0, len(sequence), chunk):
+                indices = np.arange(start, min(start + chunk, len(sequence)))
+                batch = {k: torch.from_numpy(v) for k, v in frames.frames(number, indices).items()}
+                parts.append(call(batch).float().numpy())
+                progress.update(len(indices))
+            poses.append(np.concatenate(parts))
+    return poses
+
+
+def sample_errors(samples, sequences):
+    """Errors of K samples a frame, [(N_i, K, 15, 3) m, one a sequence] -> dict of means over frames, mm.
+
+    `first_` of each frame's first sample, `mean_of_k_` of the samples' mean, `best_of_k_` of the one nearest to the
+    truth by that very measure: an oracle's choice, which no method can make, and which falls with K.
+    """
+    count = samples[0].shape[1]
+    each = [sequence_errors([s[:, k] for s in samples], sequences) for k in range(count)]
+    middle = sequence_errors([s.mean(1) for s in samples], sequences)
+    found = {"samples": count}
+    for name in ("mpjpe", "pa_mpjpe"):
+        values = np.stack([getattr(errors, name) for errors in each])
+        means = {"first": values[0], "mean_of_k": getattr(middle, name), "best_of_k": values.min(0)}
+        found |= {f"{key}_{name}_mm": round(float(value.mean()), 2) for key, value in means.items()}
+    return found
+
+
+def cost(model, frames):
+    """{"parameters", "macs"} of a model, beside the frozen networks: multiply-accumulates of one frame's pose.
+
+    What training alone needs counts as parameters too. Macs are those of layers and matrix products; "nearest" compares
+    with every training pose, which torch does not count.
+    """
+    batch = {k: torch.from_numpy(v) for k, v in frames.frames(0, np.arange(1)).items()}
+    model.eval()
+    # With gradients: without, torch has fused layers that its counter does not know.
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "macs": round(count_macs(lambda: model(batch), 1))}
