@@ -7,6 +7,7 @@ import numpy as np
 
 from agego_lib import datasets
 from agego_lib.evaluation import HEADLINE, bootstrap_interval, load_poses, sequence_errors
+from agego_lib.files import read_json
 from agego_view import paper
 
 REPEATED = re.compile(r"-\d+$")  # the end of a name: the same row from another seed
@@ -90,6 +91,12 @@ def tables(settings):
                 "baseline_nearest": "nearest training pose",
                 "baseline_xr_egopose": "xR-EgoPose-style lifter",
                 "baseline_mo2cap2": "Mo2Cap2-style regressor",
+                "baseline_selfpose": "SelfPose-style lifter",
+                "baseline_egoposeformer": "EgoPoseFormer-style refinement",
+                "baseline_egowholemocap": "EgoWholeMocap-style volume",
+                "baseline_kolotouros": "ProHMR-style flow (Kolotouros et al.), its mode",
+                "baseline_egohmr": "EgoHMR-style diffusion, mean of samples",
+                "baseline_egotap": "EgoTAP-style propagation",
             },
             {"full": paper.RESULTS} | {f"baseline_{name}": figures for name, figures in paper.METHODS.items()},
         ),
@@ -178,6 +185,57 @@ def compare(results, rows, figures, settings):
                 }
                 table.append(row)
     return table
+
+
+def _published(figures):
+    """{data set: (MPJPE, PA-MPJPE)} -> cells of `methods_table`."""
+    return {
+        f"published, real {title}: {metric} (mm)": figures.get(name, (None, None))[i] or "–"
+        for name, title in datasets.TITLES.items()
+        for i, metric in enumerate(("MPJPE", "PA-MPJPE"))
+    }
+
+
+def methods_table(results, root, settings):
+    """One row a method: what it sees, its size and cost, our errors on both sets, published ones -> list of dicts.
+
+    results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from the
+    method.json of its run; errors have their 95 % interval over people. "–": not published, or not run.
+    """
+    labels, figures = tables(settings)["others"]
+    elsewhere = {f"baseline_{name}": found for name, found in paper.METHODS_ELSEWHERE.items()}
+    rows = []
+    for name, label in labels.items():
+        if name != "full" and not name.startswith("baseline_"):
+            continue
+        facts = Path(root) / "artifacts/ablate" / name / "method.json"
+        facts = read_json(facts) if facts.is_file() else {}
+        row = {
+            "method": label,
+            "frames seen": settings.window.length if name == "full" else 1,
+            "parameters (M)": f"{facts['parameters'] / 1e6:.2f}" if facts else "–",
+            "multiply-accumulates (M)": f"{facts['macs'] / 1e6:.1f}" if facts else "–",
+        }
+        for data_set, title in datasets.TITLES.items():
+            errors = results.get(name, {}).get(data_set)
+            for metric in ("mpjpe", "pa_mpjpe"):
+                told = "–"
+                if errors is not None:
+                    values = trainings(results, name, data_set, metric)
+                    low, high = bootstrap_interval(values, errors.lengths, errors.people)
+                    told = f"{values.mean():.1f} ({low:.1f} to {high:.1f})"
+                row[f"ours, {data_name(settings)}, {title}: {HEADLINE[metric]} (mm)"] = told
+            best = facts.get(data_set, {})
+            row[f"{title}: PA-MPJPE of the sample that an oracle picks (mm)"] = (
+                f"{best['best_of_k_pa_mpjpe_mm']:.1f} of {best['samples']}" if best else "–"
+            )
+        published, source = elsewhere.get(name, (figures.get(name, {}), "the paper, Tables 1 and 2"))
+        row |= _published(published)
+        rows.append(row | {"source": source if any(v for pair in published.values() for v in pair) else "–"})
+    for title, (published, why) in paper.ABSENT.items():
+        blank = dict.fromkeys(rows[0], "–") | {"method": f"{title}: not there, as it {why}", "frames seen": 1}
+        rows.append(blank | _published(published) | {"source": "the paper, Tables 1 and 2"})
+    return rows
 
 
 def seed_table(results, ablation, seed):

@@ -12,7 +12,17 @@ from agego_lib.datasets import read_prepared
 from agego_lib.evaluation import HEADLINE
 from agego_lib.evaluation.complexity import complexity
 from agego_view import paper
-from agego_view.tables import compare, data_name, load_results, measured_on, run_names, seed_table, tables, windows
+from agego_view.tables import (
+    compare,
+    data_name,
+    load_results,
+    measured_on,
+    methods_table,
+    run_names,
+    seed_table,
+    tables,
+    windows,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -91,6 +101,10 @@ def main():
         made["beyond"],
         "## The transfer, and baselines\n",
         made["others"],
+        "## Methods side by side\n",
+        "Parameters and multiply-accumulates of a frame are those beside the frozen networks, which all of them share. "
+        "An oracle's choice among samples is no method's error: nobody can choose so.\n",
+        markdown(methods_table(results, ROOT, settings)),
     ]
     if seeds := seed_table(results, settings.ablation, settings.seed):
         parts += ["## Seeds\n", markdown(seeds)]

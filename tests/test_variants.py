@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from agego_lib import params
+from agego_lib.baselines import METHODS
 from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
 from agego_lib.evaluation.complexity import complexity
 from agego_lib.models import AGEgoPose, FrameEncoder
@@ -190,13 +191,42 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
               "sceneego_only", "rays", "rays_motion", "rays_plain"),
         heatmap_losses=("mse", "scratch"),
         seeds=(),
-        baselines=("nearest", "xr_egopose", "mo2cap2"),
+        baselines=METHODS,
     )  # fmt: skip
     assert runs == {"full", *results.run_names(asked)}
     labels, published = made["window"]
     assert labels == {"window_half": "T = 32", "full": "T = 64", "window_double": "T = 128"}
     assert published["window_double"]["sceneego"] == (107.5, 77.0)
     assert made["loss"][1]["heatmap_mse"]["egopw"] == (None, 83.1)
+
+
+def test_methods_side_by_side(tests, written, tmp_path, settings):
+    found = results.load_results(tmp_path, SEEDED, tests)
+    rows = {row["method"]: row for row in results.methods_table(found, tmp_path, settings)}
+    labels, _ = results.tables(settings)["others"]
+    asked = {"full", *(f"baseline_{name}" for name in METHODS)}
+    assert {label for name, label in labels.items() if name in asked} <= set(rows) and len(rows) == len(asked) + 2
+    assert all(len(row) == len(rows["full model"]) for row in rows.values())
+    nearest = rows["nearest training pose"]
+    error = 1000 * written["ablate/baseline_nearest", "egopw"]
+    # Everybody is off by as much, so that the interval is a point.
+    assert nearest["ours, embedded data, EgoPW: MPJPE (mm)"] == f"{error:.1f} ({error:.1f} to {error:.1f})"
+    assert nearest["parameters (M)"] == nearest["source"] == "–"
+    diffusion = rows["EgoHMR-style diffusion, mean of samples"]
+    assert (
+        diffusion["ours, embedded data, EgoPW: MPJPE (mm)"] == "–"
+        and diffusion["published, real EgoPW: PA-MPJPE (mm)"] == 85.8
+    )
+    refined = rows["EgoPoseFormer-style refinement"]
+    assert refined["published, real SceneEgo: MPJPE (mm)"] == 93.0 and "ECCV 2024" in refined["source"]
+    absent = rows["SceneEgo: not there, as it reads the depth of the scene"]
+    assert absent["published, real SceneEgo: MPJPE (mm)"] == 118.5
+    facts = {"parameters": 1_234_567, "macs": 8_900_000, "egopw": {"samples": 8, "best_of_k_pa_mpjpe_mm": 61.25}}
+    (tmp_path / "artifacts/ablate/baseline_nearest/method.json").write_text(json.dumps(facts))
+    nearest = next(row for row in results.methods_table(found, tmp_path, settings) if "nearest" in row["method"])
+    assert (nearest["parameters (M)"], nearest["multiply-accumulates (M)"]) == ("1.23", "8.9")
+    assert nearest["EgoPW: PA-MPJPE of the sample that an oracle picks (mm)"].endswith(" of 8")
+    assert nearest["SceneEgo: PA-MPJPE of the sample that an oracle picks (mm)"] == "–"
 
 
 def test_verdict_needs_an_interval_without_zero():
