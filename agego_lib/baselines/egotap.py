@@ -17,8 +17,8 @@ class EgoTAP(Baseline):
     Kept: each heatmap is cut into patches that stay where they are, so that a joint's feature keeps their layout, and
     a transformer lets the patches of all maps see one another; then a recurrent unit passes what is known of the parent
     on to its child, from the neck to hands and toes, so that a joint that is not seen leans on the limb above it. Not
-    kept: the second camera, heatmaps of limbs and their orientation, the exact unit (a GRU's here), pretraining as an
-    autoencoder; the loss is Sec. 3.4's.
+    kept: the second camera, heatmaps of limbs beside those of joints, the exact unit (a GRU's here); the loss is
+    Sec. 3.4's.
     """
 
     def __init__(self, num_joints, side, mean_pose, input_scale=1.0, dim=48, layers=2, heads=4):
