@@ -47,6 +47,11 @@ ELSEWHERE = (
     ("EgoWholeMocap", "CVPR 2024", 1, (64.2, None)),
     ("EgoWholeMocap, refined", "CVPR 2024", 196, (57.6, None)),
 )
+# Of these, the ones that baselines/ has simplified kin of.
+METHODS_ELSEWHERE = {
+    "egoposeformer": ({"egopw": (None, None), "sceneego": (93.0, None)}, "its authors, ECCV 2024"),
+    "egowholemocap": ({"egopw": (None, None), "sceneego": (64.2, None)}, "its authors, CVPR 2024"),
+}
 # PA-MPJPE in mm, published by each method's own authors on motion capture; none is known here on Mo2Cap2's set.
 MOCAP = {
     "globalegomocap": (
@@ -55,11 +60,6 @@ MOCAP = {
         ("EgoWholeMocap", "CVPR 2024", 65.8),
     ),
     "mo2cap2": (),
-}
-# Of these, the ones that baselines/ has simplified kin of.
-METHODS_ELSEWHERE = {
-    "egoposeformer": ({"egopw": (None, None), "sceneego": (93.0, None)}, "its authors, ECCV 2024"),
-    "egowholemocap": ({"egopw": (None, None), "sceneego": (64.2, None)}, "its authors, CVPR 2024"),
 }
 # What a reader of these numbers must know.
 NOTES = (
