@@ -267,6 +267,11 @@ class Grip:
             middle = body.vertices[np.unique(body.faces[body.face_bone == bone])].mean(0)
             self.offsets[side] = body.neutral[bone] @ (middle - body.starts[bone])
 
+    def gap(self, starts, turns):
+        """Metres between the two hands, the median of some frames: starts, turns as in `place`."""
+        (right, _), (left, _) = (self.place(side, starts, turns) for side in "RL")
+        return float(np.median(np.linalg.norm(right - left, axis=-1)))
+
     def place(self, side, starts, turns):
         """Hand's middle in the world and the unit vector from the wrist to it; starts, turns (..., bones, 3 [, 3])."""
         along = turns[..., self.bones[side], :, :] @ self.offsets[side]

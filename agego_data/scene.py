@@ -218,17 +218,14 @@ class Stage:
         for first, end, kind in runs(take.held):
             if kind == "laptop":
                 continue
-            (right, _), (left, _) = (grip.place(s, usual.starts[first:end], usual.turns[first:end]) for s in "RL")
-            gap = float(np.median(np.linalg.norm(right - left, axis=-1)))
+            gap = grip.gap(usual.starts[first:end], usual.turns[first:end])
             mesh = props.held_mesh(kind.split(".")[0], rng, made, gap)
             held.append((first, end, kind, mesh, rng.uniform(-0.35, 0.5)))
         gear = props.headgear(body, rng, made, outfit.patches)
         tray = None
         if take.stretches is not None and (carried := np.isfinite(take.stretches.tray)).any():
-            (right, _), (left, _) = (grip.place(s, take.starts[carried], take.turns[carried]) for s in "RL")
-            gap = float(np.median(np.linalg.norm(right - left, axis=-1)))
             # From a generator of its own, so that all else looks as it does without a tray.
-            tray = props.tray(rng.spawn(1)[0], made, gap)
+            tray = props.tray(rng.spawn(1)[0], made, grip.gap(take.starts[carried], take.turns[carried]))
         return cls(room, outfit, atlas.image, gear, standing, held, grip, tray)
 
     def joined_by(self, other):

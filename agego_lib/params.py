@@ -64,6 +64,10 @@ Natural = _number(int, ge=0)
 Positive = _number(float, gt=0)
 NotNegative = _number(float, ge=0)
 Part = _number(float, ge=0, le=0.9)
+# The classes of baselines/.
+BaselineName = Literal[
+    "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap"
+]  # fmt: skip
 section = dataclass(frozen=True, config={"extra": "forbid"})
 
 
@@ -275,12 +279,7 @@ class AblationSettings:
     reseeded: _list(
         Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding", "rays", "rays_motion"]
     )
-    baselines: _list(
-        Literal[
-            "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr",
-            "egotap",
-        ]
-    )  # fmt: skip
+    baselines: _list(BaselineName)
 
 
 @section

@@ -110,12 +110,10 @@ def main():
     run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
     machine = run["machine"]
     counts = {name: max(e["trainings"] for e in sets.values()) for name, sets in measured.items()}
-    hidden = settings.run.profile == "hidden"
-
-    def told(row):
+    hidden, claims = settings.run.profile == "hidden", table(measured, data_name(settings))
+    if hidden:
         # This profile is there for what is about motion; the other page names what was not run.
-        return not hidden or row["verdict"] != "not run here"
-
+        claims = [row for row in claims if row["verdict"] != "not run here"]
     page = ROOT / "docs" / PAGES.get(settings.run.profile, PAGES["quick"])
     page.write_text(
         "\n".join(
@@ -131,7 +129,7 @@ def main():
                 "lower body, how much more its MPJPE changes than the upper body's; for unseen joints, their MPJPE. "
                 "Intervals are 95 % bootstraps over "
                 f"test people and trainings; with fewer than {FEWEST} trainings nothing is decided.\n",
-                markdown([row for row in table(measured, data_name(settings)) if told(row)]),
+                markdown(claims),
                 "## Errors of each row\n",
                 "mm, means of its trainings; in brackets the 95 % interval of the change from the full model. `rays`: "
                 "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too.\n",

@@ -11,6 +11,9 @@ import pytest
 import torch
 import yaml
 
+from agego_data.body import load_bodies
+from agego_data.motion import load_clips
+from agego_data.scene import Viewer
 from agego_lib import params
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets import PreparedSequence, Sequence, sequence_key, write_prepared
@@ -28,6 +31,8 @@ def lens(*c2w, reach):
 SIZE = (160, 128)
 CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 64.0)
 MOTION = 32
+SOURCES = Path(__file__).resolve().parents[1] / "data"
+SOURCE_FILES = ("bodies.npz", "clips.npz", "fisheye.calibration.json", "NOTICE.md")
 # Files that start processes, train, or need a browser; `make check` leaves them out. Those that take longest begin, so
 # that no process is left alone with one of them at the end.
 SLOW = (
@@ -53,6 +58,29 @@ def pytest_collection_modifyitems(items):
 def project():
     """The project's folder."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Folder of what the embedded data is rendered from."""
+    absent = [name for name in SOURCE_FILES if not (SOURCES / name).is_file()]
+    assert not absent, f"{SOURCES} lacks {absent}; the embedded data's sources are needed: run `dvc pull data.dvc`"
+    return SOURCES
+
+
+@pytest.fixture(scope="module")
+def people(sources):
+    return load_bodies(sources)
+
+
+@pytest.fixture(scope="module")
+def clips(sources):
+    return load_clips(sources)
+
+
+@pytest.fixture(scope="module")
+def viewer(sources):
+    return Viewer(FisheyeCamera.from_json(sources / "fisheye.calibration.json").scaled(0.375))
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,10 @@
 """Motion of the embedded data: inverse kinematics, human limits, feet, seats, hands, and what is held out."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from agego_data import actions, motion
-from agego_data.body import load_bodies, to_matrix
-
-SOURCES = Path(__file__).resolve().parents[1] / "data"
-
-
-@pytest.fixture(scope="module")
-def people():
-    return load_bodies(SOURCES)
-
-
-@pytest.fixture(scope="module")
-def clips():
-    return motion.load_clips(SOURCES)
+from agego_data.body import to_matrix
 
 
 def made(body, posture, gesture, seed, seconds=6.0, fps=30):

@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import SOURCES
 from test_synthetic import nearest_surface
 
 from agego_data import others, scene, synthetic
 
-SOURCES = Path(__file__).resolve().parents[1] / "data"
 FRAMES = 40
 COUNTS = dict.fromkeys(("egopw_train", "egopw_test", "sceneego_train", "sceneego_test"), (1, 1))
 

@@ -1,31 +1,17 @@
 """Pictures of the embedded data against independent references: ray casting, closed forms, counts over many draws."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 from agego_data import body as bodies
 from agego_data import clothes, motion, optics, props, scene, surfaces, synthetic
-from agego_lib.camera import FisheyeCamera
 from agego_lib.datasets.image_circle import fit_circle, is_off
 
-SOURCES = Path(__file__).resolve().parents[1] / "data"
 HELD = ("paper", "book", "box", "phone.R", "phone.L", "cup.R", "cup.L", "bag.R", "bag.L")
 HIP, KNEE, ANKLE = 7, 8, 9
 # A usual place of each set's camera in the head's axes, metres, and its tilt, degrees.
 MOUNTS = {"egopw": ((0.0, -0.28, 0.12), 13.0), "sceneego": ((0.0, -0.25, 0.155), 15.5)}
-
-
-@pytest.fixture(scope="module")
-def people():
-    return bodies.load_bodies(SOURCES)
-
-
-@pytest.fixture(scope="module")
-def viewer():
-    return scene.Viewer(FisheyeCamera.from_json(SOURCES / "fisheye.calibration.json").scaled(0.375))
 
 
 @pytest.fixture

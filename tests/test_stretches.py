@@ -1,37 +1,19 @@
 """Stretches in which joints cannot be seen: their lengths, how arms move, what is labelled, what stays as it was."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import SOURCES
 from test_synthetic import nearest_surface
 
 from agego_data import motion, props, scene, stretches, synthetic
 from agego_data.actions import Rig
-from agego_data.body import load_bodies
-from agego_lib.camera import FisheyeCamera
 
-SOURCES = Path(__file__).resolve().parents[1] / "data"
 LEGS = slice(7, 15)
 FRAMES = 150
 SEED = 99  # which shows both, light and hands, and begins with neither: exposure is fitted to the first frame
-
-
-@pytest.fixture(scope="module")
-def people():
-    return load_bodies(SOURCES)
-
-
-@pytest.fixture(scope="module")
-def clips():
-    return motion.load_clips(SOURCES)
-
-
-@pytest.fixture(scope="module")
-def viewer():
-    return scene.Viewer(FisheyeCamera.from_json(SOURCES / "fisheye.calibration.json").scaled(0.375))
 
 
 def take_of(people, clips, seed, share):

@@ -4,39 +4,20 @@ import csv
 import hashlib
 import json
 import pickle
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import SOURCE_FILES
 
 from agego_data import body as bodies
 from agego_data import motion, props, scene, surfaces, synthetic
 from agego_lib.camera import FisheyeCamera
 from agego_lib.skeleton import LEFT_RIGHT_PAIRS
 
-SOURCES = Path(__file__).resolve().parents[1] / "data"
-FILES = ("bodies.npz", "clips.npz", "fisheye.calibration.json", "NOTICE.md")
 TINY = {
     "egopw_train": (1, 1), "egopw_test": (1, 1), "sceneego_train": (1, 1), "sceneego_test": (1, 1), "scale": 0.25,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sources():
-    absent = [name for name in FILES if not (SOURCES / name).is_file()]
-    assert not absent, f"{SOURCES} lacks {absent}; the embedded data's sources are needed: run `dvc pull data.dvc`"
-    return SOURCES
-
-
-@pytest.fixture(scope="module")
-def people(sources):
-    return bodies.load_bodies(sources)
-
-
-@pytest.fixture(scope="module")
-def clips(sources):
-    return motion.load_clips(sources)
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +61,13 @@ def digest(folder):
 
 
 def test_sources_are_varied_and_small(sources, people, clips):
-    assert sum((sources / name).stat().st_size for name in FILES) < 6e6
+    assert sum((sources / name).stat().st_size for name in SOURCE_FILES) < 6e6
     heights = [np.ptp(person.vertices[:, 2]) for person in people]
     assert len(people) >= 12 and min(heights) > 1.4 and max(heights) < 2.05 and np.ptp(heights) > 0.2
     assert len(clips) >= 12 and len({clip.action for clip in clips}) >= 8
     assert all(np.allclose(np.linalg.norm(clip.rotations, axis=-1), 1, atol=1e-4) for clip in clips)
     notice = (sources / "NOTICE.md").read_text()
-    assert all(word in notice for word in ("Apache License 2.0", "CC0", "zlib", *FILES[:3]))
+    assert all(word in notice for word in ("Apache License 2.0", "CC0", "zlib", *SOURCE_FILES[:3]))
 
 
 def test_missing_sources_say_what_to_do(tmp_path):

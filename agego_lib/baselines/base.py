@@ -11,8 +11,7 @@ Terms = dict[str, Float[Tensor, ""]]
 class Baseline(nn.Module):
     """A method that sees single frames of a FrameFeatures, as batches of its items.
 
-    composite: whether Sec. 3.4's loss is put on the pose that `training_terms` gives. Methods that give more than one
-    pose have `samples(batch) -> (B, K, 15, 3)`, the same K every time that they are asked.
+    composite: whether Sec. 3.4's loss is put on the pose that `training_terms` gives.
     """
 
     composite = True
@@ -38,3 +37,35 @@ class Context(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Float[Tensor, "B dim"]:
         return self.mix(torch.cat([self.pooled(batch["trunk"]), batch["pixels"].flatten(1)], dim=1))
+
+
+class Distribution(Baseline):
+    """A method that gives a distribution of poses for each frame, as noise that becomes poses.
+
+    Poses are 45 numbers to it, the 15 joints in the camera's frame, each less its mean and over its deviation.
+    """
+
+    num_samples = 8
+
+    def __init__(self, num_joints, channels, mean_pose, deviation):
+        """deviation: (15, 3) m, of the training poses."""
+        super().__init__()
+        self.size = 3 * num_joints
+        self.register_buffer("mean", torch.as_tensor(mean_pose).float().flatten())
+        self.register_buffer("deviation", torch.as_tensor(deviation).float().flatten())
+        self.context = Context(num_joints, channels)
+        # The same noise for every frame, so that a pose does not depend on the frames beside it.
+        noise = torch.randn(self.num_samples, self.size, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("noise", noise)
+
+    def standard(self, joints: Joints) -> Float[Tensor, "B 45"]:
+        """Joints as the numbers that the method works with."""
+        return (joints.flatten(1) - self.mean) / self.deviation
+
+    def pose(self, x: Float[Tensor, "B 45"]) -> Joints:
+        """`standard` back again."""
+        return (self.mean + self.deviation * x).unflatten(-1, (-1, 3))
+
+    def samples(self, batch: dict[str, Tensor]) -> Float[Tensor, "B K 15 3"]:
+        """`num_samples` poses of each frame, the same every time that they are asked for."""
+        raise NotImplementedError

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .base import Baseline, Context
+from .base import Distribution
 
-SAMPLES = 8
 STEPS = 100  # of the noising
 SAMPLED = 10  # of them, that sampling takes
 
@@ -65,44 +64,35 @@ class Denoiser(nn.Module):
         return self.out(h)
 
 
-class EgoHMR(Baseline):
+class EgoHMR(Distribution):
     """A diffusion model of the pose, conditioned on the image's features (Liu et al., ICRA 2023).
 
     Kept: poses come out of noise by denoising in steps that read the image's features, and several samples of a frame
     tell how sure it is. The reported pose is their mean. Not kept: the human mesh (SMPL) and the latent space with its
-    hierarchy: noise is put on 45 numbers, the 15 joints in the camera's frame, each less its mean and over its
-    deviation; the image encoder (the frozen trunk and heatmaps' peaks are read). The denoiser gives the clean pose and
-    learns by its squared error alone, whose best answer is the mean that sampling needs; Sec. 3.4's loss is not used.
+    hierarchy: noise is put on the 45 numbers of a `Distribution`; the image encoder (the frozen trunk and heatmaps'
+    peaks are read). The denoiser gives the clean pose and learns by its squared error alone, whose best answer is the
+    mean that sampling needs; Sec. 3.4's loss is not used.
     """
 
     composite = False
 
     def __init__(self, num_joints, channels, mean_pose, deviation):
-        """deviation: (15, 3) m, of the training poses."""
-        super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean_pose).float().flatten())
-        self.register_buffer("deviation", torch.as_tensor(deviation).float().flatten())
+        super().__init__(num_joints, channels, mean_pose, deviation)
         self.register_buffer("shares", signal_shares())
-        self.context, self.denoiser = Context(num_joints, channels), Denoiser(3 * num_joints, 256)
-        # The same noise for every frame, so that a pose does not depend on the frames beside it.
-        noise = torch.randn(SAMPLES, 3 * num_joints, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("noise", noise)
-
-    def _pose(self, x):
-        return (self.mean + self.deviation * x).unflatten(-1, (-1, 3))
+        self.denoiser = Denoiser(self.size, 256)
 
     def samples(self, batch):
-        context = self.context(batch).repeat_interleave(SAMPLES, dim=0)
+        context = self.context(batch).repeat_interleave(self.num_samples, dim=0)
         noise = self.noise.repeat(len(batch["trunk"]), 1)
         x = ddim(lambda x, step: self.denoiser(x, step, context), noise, self.shares)
-        return self._pose(x).unflatten(0, (-1, SAMPLES))
+        return self.pose(x).unflatten(0, (-1, self.num_samples))
 
     def forward(self, batch):
         return self.samples(batch).mean(1)
 
     def training_terms(self, batch):
-        x = (batch["joints_3d"].flatten(1) - self.mean) / self.deviation
+        x = self.standard(batch["joints_3d"])
         step = torch.randint(STEPS, (len(x),), device=x.device)
         seen = noised(x, torch.randn_like(x), self.shares[step, None])
         clean = self.denoiser(seen, step, self.context(batch))
-        return self._pose(clean), {"denoising": F.mse_loss(clean, x)}
+        return self.pose(clean), {"denoising": F.mse_loss(clean, x)}

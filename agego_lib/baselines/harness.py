@@ -1,6 +1,7 @@
 """What every baseline goes through: its data, its making by name, its loss, its test and its cost."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from agego_lib.evaluation import sequence_errors
 from agego_lib.evaluation.complexity import count_macs
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.losses import PoseLoss
+from agego_lib.params import BaselineName
 from agego_lib.progress import bar
 from agego_lib.skeleton import PARENTS
 
@@ -26,9 +28,7 @@ from .nearest import NearestPose
 from .selfpose import SelfPose
 from .xr_egopose import XREgoPose
 
-METHODS = (
-    "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap",
-)  # fmt: skip
+METHODS = get_args(BaselineName)
 
 
 class FrameFeatures(FrameItems):

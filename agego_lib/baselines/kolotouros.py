@@ -5,9 +5,8 @@ import math
 import torch
 from torch import nn
 
-from .base import Baseline, Context
+from .base import Distribution
 
-SAMPLES = 8
 LIKELIHOOD = 0.1  # weight of the mean negative log-likelihood of a number, beside Sec. 3.4's loss in m
 
 
@@ -68,41 +67,31 @@ class Flow(nn.Module):
         return -0.5 * (z.square().sum(1) + self.size * math.log(2 * math.pi)) - self.log_det()
 
 
-class Kolotouros(Baseline):
+class Kolotouros(Distribution):
     """A normalising flow over poses, conditioned on the image's features (Kolotouros et al., ProHMR, ICCV 2021).
 
     Kept: a Glow-like flow from Gaussian noise to poses whose couplings read the features; the pose that zero noise
     gives is the reported one, with a loss of its own beside the likelihood of the true pose; samples. Its couplings
-    are additive, so that this pose is the mode exactly. Not kept: SMPL's rotations and shape (here 45 numbers, the 15
-    joints in the camera's frame, each less its mean and over its deviation), 2D reprojection and adversarial losses,
-    the image encoder (the frozen trunk and heatmaps' peaks are read), fitting to keypoints with the flow as a prior.
+    are additive, so that this pose is the mode exactly. Not kept: SMPL's rotations and shape (here the 45 numbers of a
+    `Distribution`), 2D reprojection and adversarial losses, the image encoder (the frozen trunk and heatmaps' peaks are
+    read), fitting to keypoints with the flow as a prior.
     """
 
     def __init__(self, num_joints, channels, mean_pose, deviation):
-        """deviation: (15, 3) m, of the training poses."""
-        super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean_pose).float().flatten())
-        self.register_buffer("deviation", torch.as_tensor(deviation).float().flatten())
-        self.context = Context(num_joints, channels)
-        self.flow = Flow(3 * num_joints, 256)
-        # The same noise for every frame, so that a pose does not depend on the frames beside it.
-        noise = torch.randn(SAMPLES, 3 * num_joints, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("noise", noise)
+        super().__init__(num_joints, channels, mean_pose, deviation)
+        self.flow = Flow(self.size, 256)
 
-    def _pose(self, z, context):
-        return (self.mean + self.deviation * self.flow(z, context)).unflatten(1, (-1, 3))
+    def _mode(self, context):
+        return self.pose(self.flow(context.new_zeros(len(context), self.size), context))
 
     def forward(self, batch):
-        context = self.context(batch)
-        return self._pose(context.new_zeros(len(context), self.flow.size), context)
+        return self._mode(self.context(batch))
 
     def samples(self, batch):
         context = self.context(batch)
-        return torch.stack([self._pose(z.expand(len(context), -1), context) for z in self.noise], dim=1)
+        return torch.stack([self.pose(self.flow(z.expand(len(context), -1), context)) for z in self.noise], dim=1)
 
     def training_terms(self, batch):
         context = self.context(batch)
-        true = (batch["joints_3d"].flatten(1) - self.mean) / self.deviation
-        likelihood = self.flow.log_prob(true, context).mean() / self.flow.size
-        pose = self._pose(torch.zeros_like(true), context)
-        return pose, {"likelihood": -LIKELIHOOD * likelihood}
+        likelihood = self.flow.log_prob(self.standard(batch["joints_3d"]), context).mean() / self.size
+        return self._mode(context), {"likelihood": -LIKELIHOOD * likelihood}

@@ -57,7 +57,5 @@ class SelfPose(XREgoPose):
         six, root = self.turn(z).split([6 * len(self.bones), 3], dim=1)
         return forward_kinematics(rotations(six.unflatten(1, (-1, 6)) + self.still), self.mean[0] + root, self.bones)
 
-    def training_terms(self, batch):
-        pose, terms = super().training_terms(batch)
-        turned = self.turned(self.encode(batch["heatmaps"] * self.input_scale))
-        return pose, terms | {"rotations": position_loss(turned, batch["joints_3d"])}
+    def own_terms(self, z, batch):
+        return super().own_terms(z, batch) | {"rotations": position_loss(self.turned(z), batch["joints_3d"])}

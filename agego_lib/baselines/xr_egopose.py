@@ -48,15 +48,26 @@ class XREgoPose(Baseline):
         )  # fmt: skip
         self.register_buffer("mean", torch.as_tensor(mean_pose).float())
 
-    def forward(self, batch):
-        z = self.encode(batch["heatmaps"] * self.input_scale)
+    def embed(self, batch):
+        """(B, 20), what each branch starts from."""
+        return self.encode(batch["heatmaps"] * self.input_scale)
+
+    def joints(self, z):
         return self.pose(z).unflatten(1, (-1, 3)) + self.mean
 
-    def reconstruction(self, batch):
-        """Mean squared error of the heatmaps that the embedding gives back."""
+    def forward(self, batch):
+        return self.joints(self.embed(batch))
+
+    def reconstruction(self, batch, z=None):
+        """Mean squared error of the heatmaps that the embedding, z where it is known, gives back."""
         maps = batch["heatmaps"]
-        logits = self.reconstruct(self.grow(self.encode(maps * self.input_scale)))
+        logits = self.reconstruct(self.grow(self.embed(batch) if z is None else z))
         return F.mse_loss(logits[..., : maps.shape[-2], : maps.shape[-1]].sigmoid(), maps)
 
+    def own_terms(self, z, batch):
+        """The method's own terms of the loss, of embeddings z (B, 20)."""
+        return {"reconstruction": self.reconstruction(batch, z)}
+
     def training_terms(self, batch):
-        return self(batch), {"reconstruction": self.reconstruction(batch)}
+        z = self.embed(batch)
+        return self.joints(z), self.own_terms(z, batch)

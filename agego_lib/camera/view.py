@@ -89,10 +89,7 @@ class InputView:
         if self.crop == "fovea":
             halvings, lookup = self._lookup
             for _ in range(halvings):
-                height, width = (side // 2 for side in image.shape[:2])
-                even = image[: 2 * height, : 2 * width]
-                # By exactly a half, which OpenCV does ten times as fast as by any other share.
-                image = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+                image = halved(image)
             fine = cv2.remap(image, *lookup, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
             return cv2.resize(fine, (self.size, self.size), interpolation=cv2.INTER_AREA)
         x, y, w, h = self._box
@@ -131,6 +128,12 @@ class InputView:
             return self.camera.project(rays(pixels, size))
         x, y, w, h = self._box
         return (np.asarray(pixels, dtype=np.float64) + 0.5) * (w / size, h / size) - 0.5 + (x, y)
+
+
+def halved(image: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h/2 w/2 3"]:
+    """An image at exactly half its size, which OpenCV does ten times as fast as any other share; odd edges are cut."""
+    height, width = (side // 2 for side in image.shape[:2])
+    return cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
 
 # The virtual lens: a ray at the angle a from its axis lies SCALE * a / sqrt(1 + (a / FOVEA)^2) half sides from the

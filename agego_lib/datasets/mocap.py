@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 from scipy.io import loadmat, whosmat
 
-from agego_lib.datasets import safe_pickle
 from agego_lib.datasets.sequence import (
     DatasetError,
     FrameError,
@@ -25,6 +24,7 @@ from agego_lib.datasets.sequence import (
     SequenceFolder,
     frames_on_disk,
     joint_array,
+    load_pickle,
     one_file,
     reason_kind,
 )
@@ -201,12 +201,7 @@ def read_globalegomocap(sequence_dir, take, root=None) -> Sequence:
     folder = SequenceFolder(sequence_dir, root)
     frames, notes = _images(folder, take, exactly=False)
     source = _only(folder, "*.pkl")
-    try:
-        poses = safe_pickle.load(source)
-    except OSError as error:
-        raise DatasetError(f"{source}: not readable ({error}); check the file's permissions and the disk") from None
-    except ValueError as error:
-        raise DatasetError(str(error)) from None
+    poses = load_pickle(source)
     if not isinstance(poses, list) and not (isinstance(poses, np.ndarray) and poses.ndim):
         raise DatasetError(f"{source}: holds a {type(poses).__name__}; expected a list of (15, 3) poses, one a frame")
     poses, more = _enough(poses, take, source)

@@ -180,6 +180,16 @@ class SequenceFolder:
         return path
 
 
+def load_pickle(path):
+    """What a pickle of plain data holds. Raises DatasetError for one that cannot be read, or holds anything else."""
+    try:
+        return safe_pickle.load(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: not readable ({error}); check the file's permissions and the disk") from None
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
+
+
 def load_annotations(folder, names):
     """List of annotations in the first of `names` that exists in a SequenceFolder -> (path, list).
 
@@ -188,12 +198,7 @@ def load_annotations(folder, names):
     path = next(filter(None, map(folder.file, names)), None)
     if path is None:
         raise DatasetError(f"{folder.path}: no annotation file; expected {' or '.join(names)} in it. Download it again")
-    try:
-        entries = safe_pickle.load(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: not readable ({error}); check the file's permissions and the disk") from None
-    except ValueError as error:
-        raise DatasetError(str(error)) from None
+    entries = load_pickle(path)
     if not isinstance(entries, list) or not entries:
         found = "an empty list" if isinstance(entries, list) else f"a {type(entries).__name__}"
         raise DatasetError(f"{path}: holds {found}; expected a list of dicts, one a frame. Download it again")
