@@ -40,7 +40,7 @@ report: .venv/installed
 	python scripts/report.py
 
 # Two processes of one thread each, as tests are small; each takes the next file when it is done with one.
-PYTEST = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest tests -q -n 2 --dist loadgroup \
+PYTEST = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest tests -q -n 2 --dist loadfile \
   --no-loadscope-reorder
 LINT = ruff check . && ruff format --check .
 

@@ -33,25 +33,35 @@ CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 6
 MOTION = 32
 SOURCES = Path(__file__).resolve().parents[1] / "data"
 SOURCE_FILES = ("bodies.npz", "clips.npz", "fisheye.calibration.json", "NOTICE.md")
-# Files that start processes, train, or need a browser; `make check` leaves them out. Those that take longest begin, so
-# that no process is left alone with one of them at the end.
-SLOW = (
-    "test_published", "test_pipeline", "test_browser", "test_notebooks", "test_benchmarks", "test_report",
-    "test_resume", "test_distributed", "test_predict",
-)  # fmt: skip
+# Files with tests on the pipeline's run, which is made once.
+PIPELINE = ("test_pipeline", "test_browser", "test_notebooks")
+# Files that start processes, train, or need a browser; `make check` leaves them out.
+SLOW = ("test_published", "test_benchmarks", "test_report", "test_resume", "test_distributed", "test_predict")
+# These begin, as they take longest, so that no process is left alone with one of them at the end.
+FIRST = (SLOW[0], *PIPELINE, *SLOW[1:])
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A process of pytest-xdist's has whole files, and all that is on the pipeline's run, which is made once."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("pipeline" if "smoke_run" in item.fixturenames else item.path.stem))
         if "smoke_run" in item.fixturenames or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A process of pytest-xdist's has whole files, and all of PIPELINE as one (its groups do nothing in pytest 9.2)."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "pipeline" if Path(file).stem in PIPELINE else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
