@@ -7,9 +7,10 @@ from refresh_notebooks import Copy
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory):
+def smoke_run(tmp_path_factory, kernels):
     """(copy, output of the run); the run's lock file, metrics and curves are committed."""
     copy = Copy(tmp_path_factory.mktemp("clone"))
+    copy.environment |= kernels
     done = copy.run_pipeline()
     # Git ignores them, so that what tests run later would leave its own in their place.
     copy.manifests = {p.relative_to(copy.folder).as_posix(): p.read_text() for p in copy.folder.rglob("*.run.json")}

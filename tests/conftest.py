@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from warm import warm_kernels
 
 from agego_data.body import load_bodies
 from agego_data.motion import load_clips
@@ -62,6 +64,14 @@ def pytest_xdist_make_scheduler(config, log):
             return "pipeline" if Path(file).stem in PIPELINE else file
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """Variables with which the notebooks of a `Copy` run in kernels that start at once."""
+    # Not pytest's folder: a socket's path may have some hundred letters at most.
+    with tempfile.TemporaryDirectory() as folder, warm_kernels(folder) as variables:
+        yield variables
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,13 @@ class Published(Copy):
 
 
 @pytest.fixture(scope="module")
-def published(project, tmp_path_factory):
+def published(project, tmp_path_factory, kernels):
     """(the clone after its first run, what the run printed)."""
     raw = tmp_path_factory.mktemp("rendered")
     chosen = {"egopw_train": (2, 1), "egopw_test": (1, 1), "sceneego_train": (1, 1), "sceneego_test": (1, 1)}
     render_datasets(project / "data", raw, seed=0, scale=0.25, frames_per_sequence=24, workers=1, **chosen)
     copy = Published(tmp_path_factory.mktemp("published"), raw)
+    copy.environment |= kernels
     copy.configure("dataset=egopw", "profile=paper", *SMALL)
     done = copy.run("dvc", "repro")
     copy.commit("first run")
@@ -219,8 +220,9 @@ def test_git_and_dvc_do_not_walk_the_data(clone):
         (clone.folder / "datasets").symlink_to(clone.data)
 
 
-def test_stages_name_their_kernel(clone):
-    """A notebook saved with another kernel runs in the project's environment."""
+def test_stages_name_their_kernel(clone, monkeypatch):
+    """A notebook saved with another kernel runs in the project's environment, here in a kernel of its own."""
+    monkeypatch.delitem(clone.environment, "JUPYTER_PATH")
     path = clone.folder / "notebooks/02c_motion_training.ipynb"
     notebook = json.loads(path.read_text())
     notebook["metadata"]["kernelspec"] = {"name": "myenv", "display_name": "myenv", "language": "python"}

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 from conftest import CHILDREN
-from lightning.fabric import Fabric
-from lightning.fabric.plugins import MixedPrecision
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 

@@ -21,7 +21,7 @@ from agego_lib.files import read_json, read_text, write_json
 
 # What numbers depend on.
 PACKAGES = (
-    "torch", "torchvision", "numpy", "opencv-python-headless", "h5py", "safetensors", "lightning", "scipy",
+    "torch", "torchvision", "numpy", "opencv-python-headless", "h5py", "safetensors", "lightning-fabric", "scipy",
 )  # fmt: skip
 # The pipeline writes these while it runs; that they differ from the commit says nothing about the code.
 WRITTEN = ("metrics", "plots", "reports", "docs", "dvc.lock")

@@ -4,8 +4,8 @@ import os
 import warnings
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 
 def on_cpu(engine):

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from lightning.fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning_fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from agego_lib.progress import bar
 from agego_lib.training.checkpoints import TrainingError, identity_of, model_state
