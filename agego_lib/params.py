@@ -258,28 +258,27 @@ class EvaluateSettings:
     pck_share: _number(float, gt=0, le=1)
 
 
+RowName = Literal[
+    "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
+    "rays", "rays_motion", "rays_plain",
+]  # fmt: skip
+
+
 @section
 class AblationSettings:
     """What `05_ablations` compares with the full model: runs of `03_pose_training`, and baselines.
 
     rows: one change each (see training/rows.py). heatmap_losses: other heatmap networks: of another
-    loss (Table 6), or trained from "scratch", where heatmap.init is a start. seeds:
-    further seeds beside `seed`, for each row of `reseeded`.
+    loss (Table 6), or trained from "scratch", where heatmap.init is a start. seeds: further seeds beside `seed`, for
+    each row of `reseeded` and each baseline of `reseeded_baselines`.
     """
 
-    rows: _list(
-        Literal[
-            "no_cross_attention", "no_motion", "no_spatial",
-            "window_half", "window_double", "joint_embedding", "sceneego_only",
-            "rays", "rays_motion", "rays_plain",
-        ]
-    )  # fmt: skip
+    rows: _list(RowName)
     heatmap_losses: _list(Literal["mse", "bce", "scratch"])
     seeds: _list(Natural)
-    reseeded: _list(
-        Literal["full", "no_cross_attention", "no_motion", "no_spatial", "joint_embedding", "rays", "rays_motion"]
-    )
+    reseeded: _list(Literal["full", RowName])
     baselines: _list(BaselineName)
+    reseeded_baselines: _list(BaselineName)
 
 
 @section

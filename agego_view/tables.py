@@ -6,16 +6,21 @@ from pathlib import Path
 import numpy as np
 
 from agego_lib import datasets
-from agego_lib.evaluation import HEADLINE, bootstrap_interval, load_poses, sequence_errors
+from agego_lib.datasets.features import open_features
+from agego_lib.evaluation import HEADLINE, bootstrap_interval, by_need, load_poses, sequence_errors, unseen_for
 from agego_lib.files import read_json
+from agego_lib.heatmaps import decode_heatmaps
 from agego_view import paper
 
 REPEATED = re.compile(r"-\d+$")  # the end of a name: the same row from another seed
 LONG = 32  # frames
+SEEN = 0.3  # what a joint's heatmap must reach somewhere for it to count as seen, where the truth has no say
 # Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
 # have not been seen for more than LONG frames.
 MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
 NOT_RUN = "not run here: `make tables`"
+# Table 7's runs and how long their windows are, as shares of the full model's; and what `by_need` takes from them.
+WINDOWS, ADAPTIVE = {"window_half": 0.5, "full": 1, "window_double": 2}, "window_adaptive"
 
 
 def data_name(settings):
@@ -43,9 +48,14 @@ def measured_on(settings, prepared):
 
 def run_names(ablation):
     """Names of all runs that the `ablation` settings ask for, as their folders under artifacts/ablate/ are called."""
-    repeated = [f"{row}-{seed}" for row in ablation.reseeded for seed in ablation.seeds]
+    repeated = [f"{row}-{seed}" for row in reseeded(ablation) for seed in ablation.seeds]
     losses = [f"heatmap_{loss}" for loss in ablation.heatmap_losses]
     return [*ablation.rows, *losses, *(f"baseline_{name}" for name in ablation.baselines), *repeated]
+
+
+def reseeded(ablation):
+    """The runs that the settings train from other seeds too, by name."""
+    return [*ablation.reseeded, *(f"baseline_{name}" for name in ablation.reseeded_baselines)] if ablation.seeds else []
 
 
 def tables(settings):
@@ -53,7 +63,7 @@ def tables(settings):
     loss = settings.heatmap.loss
     other = {"bce": "mse", "mse": "bce"}[loss]
     span = settings.window.length * settings.window.step
-    spans = {"window_half": span // 2, "full": span, "window_double": span * 2}
+    spans = {run: round(span * share) for run, share in WINDOWS.items()}
     turned = "without" if settings.decoder.memory_joint_embedding else "with"
     return {
         "parts": (
@@ -70,7 +80,7 @@ def tables(settings):
             {"full": paper.LOSSES[loss], f"heatmap_{other}": paper.LOSSES[other]},
         ),
         "window": (
-            {name: f"T = {frames}" for name, frames in spans.items()},
+            {name: f"T = {frames}" for name, frames in spans.items()} | {ADAPTIVE: "T by what is seen"},
             {name: paper.WINDOWS.get(frames, {}) for name, frames in spans.items()},
         ),
         "joint embedding": ({"full": "full model", "joint_embedding": f"{turned} joint embedding"}, {}),
@@ -103,21 +113,44 @@ def tables(settings):
     }
 
 
-def load_results(root, ablation, tests):
-    """Test errors of the full model and of every run -> {name: {data set: PoseErrors}}.
+def load_results(root, settings, tests):
+    """Test errors of the full model and of every run of params.Settings -> {name: {data set: PoseErrors}}.
 
-    tests: {data set: prepared test sequences}. A run that trains on one set has no errors on the other.
+    tests: {data set: prepared test sequences}. A run that trains on one set has no errors on the other. Where all of
+    Table 7's windows were run and features are stored, ADAPTIVE is there too, with as many repetitions as all have.
     Raises FileNotFoundError where a run that the settings ask for has left nothing.
     """
-    folders = {name: [Path(root) / "artifacts/ablate" / name] for name in run_names(ablation)}
+    folders = {name: [Path(root) / "artifacts/ablate" / name] for name in run_names(settings.ablation)}
     folders = {"full": [Path(root) / "artifacts/pose", Path(root) / "artifacts/finetune"], **folders}
-    results = {}
+    results, poses = {}, {}
     for name, places in folders.items():
         files = {path.stem: path for place in places for path in sorted(place.glob("*.npz"))}
         if not files:
             raise FileNotFoundError(f"{places[0]}: no poses of the run {name!r}; run `dvc repro`")
-        results[name] = {n: sequence_errors(load_poses(path, tests[n]), tests[n]) for n, path in files.items()}
-    return results
+        poses[name] = {n: load_poses(path, tests[n]) for n, path in files.items()}
+        results[name] = {n: sequence_errors(found, tests[n]) for n, found in poses[name].items()}
+    return results | _adaptive(root, settings, tests, poses)
+
+
+def _adaptive(root, settings, tests, poses):
+    """Errors of `by_need` by what the heatmaps show, for each training that all of WINDOWS have -> {name: by set}."""
+    if not {*WINDOWS} <= set(poses):
+        return {}
+    stores = {n: open_features(Path(root) / "artifacts/features", group) for n, group in tests.items()}
+    if not all(stores.values()):
+        return {}
+    ages = {}
+    for n, store in stores.items():
+        maps = (store.read(i, slice(None))["heatmaps"].astype(np.float32) for i in range(len(tests[n])))
+        seen = (decode_heatmaps(each)[1] >= SEEN for each in maps)
+        ages[n] = [unseen_for(shown, s.frame_numbers) for shown, s in zip(seen, tests[n], strict=True)]
+    span, found = settings.window.length * settings.window.step, {}
+    for end in ("", *(f"-{seed}" for seed in settings.ablation.seeds)):
+        runs = {round(span * share): poses.get(f"{run}{end}") for run, share in WINDOWS.items()}
+        if all(runs.values()):
+            chosen = {n: by_need({frames: run[n] for frames, run in runs.items()}, ages[n]) for n in tests}
+            found[f"{ADAPTIVE}{end}"] = {n: sequence_errors(chosen[n], tests[n]) for n in tests}
+    return found
 
 
 def trainings(results, name, data_set, metric):
@@ -199,8 +232,9 @@ def _published(figures):
 def methods_table(results, root, settings):
     """One row a method: what it sees, its size and cost, our errors on both sets, published ones -> list of dicts.
 
-    results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from the
-    method.json of its run; errors have their 95 % interval over people. "–": not published, or not run.
+    results: of `load_results`. Parameters, multiply-accumulates and speed are those beside the frozen networks, from
+    the method.json of its run; errors have their 95 % interval over people, and over seeds where it was repeated. "–":
+    not published, or not run.
     """
     labels, figures = tables(settings)["others"]
     elsewhere = {f"baseline_{name}": found for name, found in paper.METHODS_ELSEWHERE.items()}
@@ -208,13 +242,14 @@ def methods_table(results, root, settings):
     for name, label in labels.items():
         if name != "full" and not name.startswith("baseline_"):
             continue
-        facts = Path(root) / "artifacts/ablate" / name / "method.json"
+        facts = Path(root) / "artifacts" / ("finetune" if name == "full" else f"ablate/{name}") / "method.json"
         facts = read_json(facts) if facts.is_file() else {}
         row = {
             "method": label,
             "frames seen": settings.window.length if name == "full" else 1,
             "parameters (M)": f"{facts['parameters'] / 1e6:.2f}" if facts else "–",
             "multiply-accumulates (M)": f"{facts['macs'] / 1e6:.1f}" if facts else "–",
+            "frames a second": f"{facts['frames_per_second']:.0f}" if facts else "–",
         }
         for data_set, title in datasets.TITLES.items():
             errors = results.get(name, {}).get(data_set)
@@ -241,7 +276,7 @@ def methods_table(results, root, settings):
 def seed_table(results, ablation, seed):
     """Errors of rows over seeds -> list of dicts: row, data set, metric, a value a seed, mean, standard deviation."""
     table = []
-    for row in ablation.reseeded if ablation.seeds else ():
+    for row in reseeded(ablation):
         runs = {seed: results.get(row, {}), **{s: results[f"{row}-{s}"] for s in ablation.seeds}}
         for data_set in results["full"]:
             for metric, title in HEADLINE.items():

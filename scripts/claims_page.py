@@ -132,7 +132,9 @@ def main():
                 markdown(claims),
                 "## Errors of each row\n",
                 "mm, means of its trainings; in brackets the 95 % interval of the change from the full model. `rays`: "
-                "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too.\n",
+                "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too. `window_adaptive`: "
+                "nothing trained; each joint from the shortest of the three windows of which half reaches back to a "
+                "frame in which its heatmap showed it.\n",
                 markdown(errors(measured)),
                 BEYOND,
             ]

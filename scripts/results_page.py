@@ -65,7 +65,7 @@ def protocol(evaluation, settings):
 def main():
     settings = params.load(ROOT / "params.yaml")
     tests = {n: read_prepared(ROOT / "artifacts/prepared" / n, "test") for n in ("egopw", "sceneego")}
-    results = load_results(ROOT, settings.ablation, tests)
+    results = load_results(ROOT, settings, tests)
     evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
     run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
     commit, machine = run["code"]["commit"], run["machine"]
@@ -102,7 +102,8 @@ def main():
         "## The transfer, and baselines\n",
         made["others"],
         "## Methods side by side\n",
-        "Parameters and multiply-accumulates of a frame are those beside the frozen networks, which all of them share. "
+        "Parameters, multiply-accumulates of a frame and speed (on this machine, in calls of "
+        f"{settings.window.length} frames) are those beside the frozen networks, which all of them share. "
         "An oracle's choice among samples is no method's error: nobody can choose so.\n",
         markdown(methods_table(results, ROOT, settings)),
     ]

@@ -46,7 +46,9 @@ def expanded():
 
 NAMES = {name for name, _, _ in expanded()}
 # The stages that train poses or baselines from scratch, with the settings of `pose`.
-ROWS = {name for name in NAMES if name.split("@")[0] in ("ablate", "reseed", "ablate_loss", "baseline")}
+ROWS = {
+    name for name in NAMES if name.split("@")[0] in ("ablate", "reseed", "ablate_loss", "baseline", "reseed_baseline")
+}
 
 
 def outputs(kind):

@@ -215,6 +215,12 @@ def test_default_model_and_its_size():
     count = sum(p.numel() for p in model.trainable_parameters())
     print(f"whole model {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M, trainable {count / 1e6:.2f} M")
     assert count == pytest.approx(16.8e6, abs=0.05e6)  # as measured on the authors' release
+    # The temporal blocks are frozen, but no other method reads what they give.
+    own, blocks = (
+        sum(p.numel() for p in model.own_parameters()),
+        sum(p.numel() for p in model.motion_encoder.parameters()),
+    )
+    assert own == count + blocks
     assert AGEgoPose(use_spatial=False, frame_encoder=FrameEncoder("resnet18", dim=64)).decoder.use_motion
 
 

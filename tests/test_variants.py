@@ -13,8 +13,11 @@ from torch import nn
 
 from agego_lib import params
 from agego_lib.baselines import METHODS
+from agego_lib.datasets.features import feature_file
+from agego_lib.datasets.prepared import new_hdf5
 from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
 from agego_lib.evaluation.complexity import complexity
+from agego_lib.files import write_json
 from agego_lib.models import AGEgoPose, FrameEncoder
 from agego_lib.models.build import ABLATIONS
 from agego_lib.training.rows import CHANGES, LOSSES, plan
@@ -24,7 +27,12 @@ from agego_view.tables import data_name, measured_on
 
 PAPER_ON_REAL_DATA = ("profile/paper", "dataset/egopw")
 SEEDED = params.AblationSettings(
-    rows=("no_motion", "sceneego_only"), heatmap_losses=("mse",), seeds=(3,), reseeded=("full",), baselines=("nearest",)
+    rows=("no_motion", "sceneego_only"),
+    heatmap_losses=("mse",),
+    seeds=(3,),
+    reseeded=("full",),
+    baselines=("nearest", "egotap"),
+    reseeded_baselines=("egotap",),
 )
 
 
@@ -126,11 +134,13 @@ def written(tests, tmp_path):
 
 
 def test_run_names():
-    assert results.run_names(SEEDED) == ["no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest", "full-3"]
+    first = ["no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest", "baseline_egotap"]
+    assert results.run_names(SEEDED) == [*first, "full-3", "baseline_egotap-3"]
+    assert results.run_names(replace(SEEDED, seeds=())) == first
 
 
-def test_results_are_of_the_right_files(tests, written, tmp_path):
-    found = results.load_results(tmp_path, SEEDED, tests)
+def test_results_are_of_the_right_files(tests, written, tmp_path, settings):
+    found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     assert list(found) == ["full", *results.run_names(SEEDED)]
     for (folder, data_set), offset in written.items():
         name = "full" if folder in ("pose", "finetune") else folder.removeprefix("ablate/")
@@ -139,13 +149,13 @@ def test_results_are_of_the_right_files(tests, written, tmp_path):
     (tmp_path / "artifacts/ablate/no_motion/egopw.npz").unlink()
     (tmp_path / "artifacts/ablate/no_motion/sceneego.npz").unlink()
     with pytest.raises(FileNotFoundError, match="no poses of the run 'no_motion'; run `dvc repro`"):
-        results.load_results(tmp_path, SEEDED, tests)
+        results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     with pytest.raises(ValueError, match=r"sequences of \[5, 4\] frames, expected \[6\]"):
         load_poses(tmp_path / "artifacts/pose/egopw.npz", tests["sceneego"])
 
 
 def test_tables(tests, written, tmp_path, settings):
-    found = results.load_results(tmp_path, SEEDED, tests)
+    found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     rows = {"full": "full model", "no_motion": "without", "no_spatial": "never run", "sceneego_only": "one set"}
     table = results.compare(found, rows, paper.ABLATIONS, settings)
     assert len(table) == 3 * 2 * 3 + 3
@@ -193,15 +203,57 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
         seeds=(),
         baselines=METHODS,
     )  # fmt: skip
-    assert runs == {"full", *results.run_names(asked)}
+    assert runs == {"full", results.ADAPTIVE, *results.run_names(asked)}
     labels, published = made["window"]
+    assert labels.pop(results.ADAPTIVE)
     assert labels == {"window_half": "T = 32", "full": "T = 64", "window_double": "T = 128"}
     assert published["window_double"]["sceneego"] == (107.5, 77.0)
     assert made["loss"][1]["heatmap_mse"]["egopw"] == (None, 83.1)
 
 
+def test_windows_by_what_is_seen(tests, written, tmp_path, settings):
+    """Joint by joint: the shortest window of which half reaches back to where the heatmap last showed it."""
+    window = replace(settings.window, length=2, step=2)
+    asked = replace(SEEDED, rows=("window_half", "window_double"), seeds=())
+    settings = replace(settings, window=window, ablation=asked)
+    rng, shown, poses = np.random.default_rng(0), {}, {}
+    for row, places in {
+        "window_half": {},
+        "full": {"egopw": "pose", "sceneego": "finetune"},
+        "window_double": {},
+    }.items():
+        for name, group in tests.items():
+            poses[row, name] = [rng.normal(0, 1, s.joints_3d.shape).astype(np.float32) for s in group]
+            save_poses(tmp_path / "artifacts" / places.get(name, f"ablate/{row}") / f"{name}.npz", poses[row, name])
+    assert "window_adaptive" not in results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
+    for s in (s for group in tests.values() for s in group):
+        shown[s.key] = rng.uniform(size=(len(s), 15)) < 0.4
+        maps = np.full((len(s), 15, 4, 4), 0.01, np.float16)
+        maps[..., 1, 1] = np.where(shown[s.key], 0.31, 0.29)
+        with new_hdf5(feature_file(tmp_path / "artifacts/features", s), 1) as file:
+            file.attrs["content"], file["heatmaps"] = s.content, maps
+    write_json(tmp_path / "artifacts/features/features.json", {"stored": True})
+    found = results.load_results(tmp_path, settings, tests)["window_adaptive"]
+    used = set()
+    for name, group in tests.items():
+        expected = []
+        for number, s in enumerate(group):
+            for frame, joint in np.ndindex(len(s), 15):
+                row, age = "window_double", 0
+                while age <= frame and not shown[s.key][frame - age, joint]:
+                    age += 1
+                if age <= 1:
+                    row = "window_half"  # windows of 2 frames
+                elif age <= 2:
+                    row = "full"
+                used.add(row)
+                expected.append(np.linalg.norm(poses[row, name][number][frame, joint] - s.joints_3d[frame, joint]))
+        np.testing.assert_allclose(found[name].distance.ravel(), 1000 * np.array(expected), rtol=1e-5)
+    assert used == set(results.WINDOWS)
+
+
 def test_methods_side_by_side(tests, written, tmp_path, settings):
-    found = results.load_results(tmp_path, SEEDED, tests)
+    found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     rows = {row["method"]: row for row in results.methods_table(found, tmp_path, settings)}
     labels, _ = results.tables(settings)["others"]
     asked = {"full", *(f"baseline_{name}" for name in METHODS)}
@@ -221,10 +273,15 @@ def test_methods_side_by_side(tests, written, tmp_path, settings):
     assert refined["published, real SceneEgo: MPJPE (mm)"] == 93.0 and "ECCV 2024" in refined["source"]
     absent = rows["SceneEgo: not there, as it reads the depth of the scene"]
     assert absent["published, real SceneEgo: MPJPE (mm)"] == 118.5
-    facts = {"parameters": 1_234_567, "macs": 8_900_000, "egopw": {"samples": 8, "best_of_k_pa_mpjpe_mm": 61.25}}
+    # Of both its trainings.
+    both = np.mean([written[f"ablate/baseline_egotap{end}", "egopw"] for end in ("", "-3")])
+    assert rows["EgoTAP-style propagation"]["ours, embedded data, EgoPW: MPJPE (mm)"].startswith(f"{1000 * both:.1f} (")
+    facts = {"parameters": 1_234_567, "macs": 8_900_000, "frames_per_second": 456.7}
+    facts |= {"egopw": {"samples": 8, "best_of_k_pa_mpjpe_mm": 61.25}}
     (tmp_path / "artifacts/ablate/baseline_nearest/method.json").write_text(json.dumps(facts))
     nearest = next(row for row in results.methods_table(found, tmp_path, settings) if "nearest" in row["method"])
     assert (nearest["parameters (M)"], nearest["multiply-accumulates (M)"]) == ("1.23", "8.9")
+    assert nearest["frames a second"] == "457"
     assert nearest["EgoPW: PA-MPJPE of the sample that an oracle picks (mm)"].endswith(" of 8")
     assert nearest["SceneEgo: PA-MPJPE of the sample that an oracle picks (mm)"] == "–"
 
@@ -338,10 +395,10 @@ def test_results_page_has_all_measures_and_the_papers_apart(project, settings):
     assert page.markdown(rows).count("\n") == len(rows) + 2
 
 
-def test_measured_against_the_errors(tests, written, tmp_path):
-    found = results.load_results(tmp_path, SEEDED, tests)
+def test_measured_against_the_errors(tests, written, tmp_path, settings):
+    found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     told = results.measured(found)
-    assert set(told) == {"full", "no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest"}
+    assert set(told) == {"full", "no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest", "baseline_egotap"}
     assert [told[name]["sceneego"]["trainings"] for name in ("full", "no_motion")] == [2, 1]
     assert "change" not in told["full"]["sceneego"] and set(told["sceneego_only"]) == {"sceneego"}
     entry, joints = told["no_motion"]["egopw"], found["no_motion"]["egopw"].distance
@@ -355,7 +412,7 @@ def test_measured_against_the_errors(tests, written, tmp_path):
             sequence.hidden = np.zeros((len(sequence), 15), bool)
     numbers = np.array([0, 1, 2, 43, 44])
     tests["egopw"][0].frame_numbers, tests["egopw"][0].hidden[1:, 3] = numbers, True
-    found = results.load_results(tmp_path, SEEDED, tests)
+    found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     late = found["no_motion"]["egopw"].distance[3:5, 3]
     assert results.measured(found)["no_motion"]["egopw"]["long_unseen_mm"] == pytest.approx(late.mean(), abs=0.006)
     # Every joint of a run is off by the same, and so is every person.

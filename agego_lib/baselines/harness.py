@@ -9,8 +9,7 @@ from torch import nn
 
 from agego_lib import metrics
 from agego_lib.datasets import FrameItems
-from agego_lib.evaluation import sequence_errors
-from agego_lib.evaluation.complexity import count_macs
+from agego_lib.evaluation import complexity, sequence_errors
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.losses import PoseLoss
 from agego_lib.params import BaselineName
@@ -170,14 +169,13 @@ def sample_errors(samples, sequences):
     return found
 
 
-def cost(model, frames):
-    """{"parameters", "macs"} of a model, beside the frozen networks: multiply-accumulates of one frame's pose.
+def cost(model, frames, count=1):
+    """`complexity.cost` of a model, beside the frozen networks, at `count` frames a call.
 
     What training alone needs counts as parameters too. Macs are those of layers and matrix products; "nearest" compares
     with every training pose, which torch does not count.
     """
-    batch = {k: torch.from_numpy(v) for k, v in frames.frames(0, np.arange(1)).items()}
+    count = min(count, len(frames.sequences[0]))
+    batch = {k: torch.from_numpy(v) for k, v in frames.frames(0, np.arange(count)).items()}
     model.eval()
-    # With gradients: without, torch has fused layers that its counter does not know.
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "macs": round(count_macs(lambda: model(batch), 1))}
+    return complexity.cost(model.parameters(), lambda: model(batch), count)

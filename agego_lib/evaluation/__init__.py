@@ -9,14 +9,16 @@ from agego_lib.evaluation.errors import (
     pose_errors,
     sequence_errors,
     unlabelled,
+    unseen_for,
 )
 from agego_lib.evaluation.manifest import write_metrics
-from agego_lib.evaluation.predictions import load_poses, predict_split, save_poses
+from agego_lib.evaluation.predictions import by_need, load_poses, predict_split, save_poses
 
 __all__ = [
     "HEADLINE",
     "PoseErrors",
     "bootstrap_interval",
+    "by_need",
     "error_groups",
     "load_poses",
     "mean_pose",
@@ -25,5 +27,6 @@ __all__ = [
     "save_poses",
     "sequence_errors",
     "unlabelled",
+    "unseen_for",
     "write_metrics",
 ]

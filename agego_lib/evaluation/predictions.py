@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import nn
 
 from agego_lib.datasets.windows import segments
@@ -54,6 +54,22 @@ def predict_split(
                     )
             poses.append(pose)
     return poses
+
+
+def by_need(poses: dict[int, list[Poses]], ages: list[Int64[np.ndarray, "_ 15"]]) -> list[Poses]:
+    """Poses whose window each joint chooses by what is seen: the paper's future work, in its simplest form.
+
+    poses: of the same frames, by the frames that the windows of their model span. ages: for how many frames each joint
+    has not been seen. A joint is taken from the shortest windows of which half reaches back to where it was seen, and
+    from the longest where none does.
+    """
+    spans = np.array(sorted(poses))
+    chosen = []
+    for number, age in enumerate(ages):
+        reach = np.searchsorted(spans / 2, age).clip(max=len(spans) - 1)
+        every = np.stack([poses[span][number] for span in spans])
+        chosen.append(np.take_along_axis(every, reach[None, ..., None], axis=0)[0])
+    return chosen
 
 
 def save_poses(path, poses: list[Poses]) -> None:

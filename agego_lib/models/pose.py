@@ -160,6 +160,13 @@ class AGEgoPose(nn.Module):
         """The parameters to optimise, as a list."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those beside `frozen_features`: what trains, and the motion encoder."""
+        shared = [self.heatmap_net] if self.use_spatial else []
+        shared += [*self.frame_encoder.frozen_modules()] if self.use_motion else []
+        left_out = {id(parameter) for part in shared for parameter in part.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in left_out]
+
     def shares_trunk(self) -> bool:
         """Whether the frame encoder's trunk equals the heatmap encoder's, so that one pass serves both."""
         if not (self.use_spatial and self.use_motion) or self.frame_encoder.backbone != "resnet18":

@@ -21,6 +21,7 @@ from agego_lib.baselines import (
 from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
 from agego_lib.datasets.features import open_features, store_features
 from agego_lib.evaluation import mean_pose, predict_split, save_poses
+from agego_lib.evaluation.complexity import cost as cost_of
 from agego_lib.files import write_json
 from agego_lib.models import ActionHead, AGEgoPose, weights
 from agego_lib.models.build import (
@@ -276,6 +277,14 @@ class PoseStage(TrainingStage):
             # Tested at once: the next step trains the same model on.
             self.write(self._test, name)
         self.write(save_model, self.artifacts / self.place / "model.safetensors", self.model, self.config)
+        self.write(write_json, self.artifacts / self.place / "method.json", self._cost())
+
+    def _cost(self):
+        """`complexity.cost` of a window, beside the frozen networks of which other methods read what they see too."""
+        size, length = self.settings.prepare.size, self.settings.window.length
+        frozen = self.model.eval().frozen_features(torch.zeros(length, 3, size, size))
+        window = {name: value[None] for name, value in frozen.items()}
+        return cost_of(self.model.own_parameters(), lambda: self.model.forward_features(**window), length)
 
     def _test(self, name):
         group, store = self.groups[name, "test"], self.stores[name, "test"]
@@ -290,10 +299,14 @@ class BaselineStage(TrainingStage):
 
     method: its name. optimisers: of each set. groups, frames: by (set, split). poses: as in PoseStage. facts: once
     trained, its `cost`, and by set, where it gives several poses a frame, its `sample_errors`; kept in method.json.
+    seed: of a repetition.
     """
 
-    def __init__(self, settings, root, method):
-        super().__init__(settings, root, f"ablate/baseline_{method}")
+    def __init__(self, settings, root, method, seed=None):
+        place = f"ablate/baseline_{method}"
+        if seed is not None:
+            settings, place = replace(settings, seed=seed), f"{place}-{seed}"
+        super().__init__(settings, root, place)
         self.method, self.poses, self.facts = method, {}, {}
         optimisers = {"egopw": settings.pose, "sceneego": settings.finetune}
         self.optimisers = {n: frame_optimiser(o, settings.window) for n, o in optimisers.items()}
@@ -319,5 +332,5 @@ class BaselineStage(TrainingStage):
             if hasattr(self.model, "samples"):
                 samples = predict_frames(self.model, test, f"{name} test, samples", call=self.model.samples)
                 self.facts[name] = sample_errors(samples, test.sequences)
-        self.facts |= cost(self.model, test)
+        self.facts |= cost(self.model, test, self.settings.window.length)
         self.write(write_json, self.artifacts / self.place / "method.json", self.facts)
