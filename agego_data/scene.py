@@ -15,6 +15,7 @@ from agego_data.others import Other
 from agego_data.surfaces import SIDE, WALL_METRES, WALL_ROWS
 
 FARTHEST = np.float32(40.0)  # metres of floor
+ROWS, FINER = 48, 3  # of what a Sounder gives: about 4 degrees a pixel
 WIDEST_FLOOR = 12.0  # metres a side that the floor's map covers at most; beyond it repeats
 
 # How far behind the surface that is seen a joint may lie and still count as seen, metres: joints lie inside the body,
@@ -118,6 +119,16 @@ class Room:
         atlas = np.concatenate([np.pad(part, edge, mode="wrap") for part in (floor, surfaces.wall_map(rng, wall))])
         atlas = cv2.cvtColor(atlas, cv2.COLOR_BGR2BGRA)
         return cls(atlas, metres, (low[0], high[0], low[1], high[1]), props.join(parts), Lights.random(rng))
+
+    def reached(self, x, y, z, place):
+        """Distances m from a place (3,) along unit rays in the world, float32 of any shape: to the walls across x, to
+        those across y, and to the floor."""
+        x0, x1, y0, y1 = (np.float32(v) for v in self.bounds)
+        px, py, pz = (np.float32(v) for v in place)
+        tiny = np.float32(1e-3)
+        tx = np.where(x > 0, x1 - px, px - x0) / np.maximum(np.abs(x), tiny)
+        ty = np.where(y > 0, y1 - py, py - y0) / np.maximum(np.abs(y), tiny)
+        return tx, ty, np.where(z < 0, pz / np.maximum(-z, tiny), np.float32(1e6))
 
 
 def flat_normals(vertices, faces):
@@ -228,6 +239,13 @@ class Stage:
             tray = props.tray(rng.spawn(1)[0], made, grip.gap(take.starts[carried], take.turns[carried]))
         return cls(room, outfit, atlas.image, gear, standing, held, grip, tray)
 
+    def surroundings(self, i):
+        """What stands in frame i, people and what they hold left out -> vertices (V, 3), faces (F, 3)."""
+        meshes = [mesh for first, end, mesh, _ in self.standing if first <= i < end]
+        counts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
+        faces = [mesh.faces + n for mesh, n in zip(meshes, counts[:-1], strict=True)]
+        return np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces)
+
     def joined_by(self, other):
         """The same with another person in it."""
         moved = replace(other.outfit, uv=other.outfit.uv + np.array([0, len(self.atlas)]))
@@ -312,14 +330,12 @@ class Viewer:
     def background(self, room, turn, place, shadow):
         """Floor and walls: camera-to-world turn (3, 3), camera's place (3,), shadow of `floor_shadow` -> BGR image."""
         x, y, z = cv2.split(cv2.transform(self.coarse_rays, turn.astype(np.float32)))
-        x0, x1, y0, y1 = (np.float32(v) for v in room.bounds)
+        x0, _, y0, _ = (np.float32(v) for v in room.bounds)
         px, py, pz = (np.float32(v) for v in place)
-        tiny = np.float32(1e-3)
-        # Distances along the ray to the walls ahead and to the floor. Each surface is looked up on its own, so that
-        # their maps are smooth and may be computed at half size; only the choice between them is sharp.
-        tx = np.where(x > 0, x1 - px, px - x0) / np.maximum(np.abs(x), tiny)
-        ty = np.where(y > 0, y1 - py, py - y0) / np.maximum(np.abs(y), tiny)
-        wall, down = np.minimum(tx, ty), np.where(z < 0, pz / np.maximum(-z, tiny), np.float32(1e6))
+        # Each surface is looked up on its own, so that their maps are smooth and may be computed at half size; only the
+        # choice between them is sharp.
+        tx, ty, down = room.reached(x, y, z, place)
+        wall = np.minimum(tx, ty)
         is_wall = self._full(np.minimum(down / wall, 3.0)) > 1
         down = np.minimum(down, FARTHEST)
         floor_x, floor_y = px + x * down, py + y * down
@@ -429,6 +445,47 @@ class Viewer:
         room = np.where(seen < body_faces, TOLERANCE[inside], THING_TOLERANCE)
         hidden[inside] = np.clip(depth, distances.min(1), distances.max(1)) < far[inside] - room
         return hidden
+
+
+class Sounder(Viewer):
+    """How far away what stands is, along the rays of a small picture: ROWS rows of the same camera's.
+
+    Faces are drawn FINER times as fine, and every FINER-th pixel is kept: `draw` gives a face each pixel that it
+    touches, which would make things on a small picture much too wide.
+    """
+
+    def __init__(self, camera):
+        super().__init__(camera.scaled(FINER * ROWS / camera.size[1]))
+        middle, (width, height) = FINER // 2, self.full.size
+        kept = np.zeros((height, width), bool)
+        kept[middle::FINER, middle::FINER] = True
+        self.shape = len(range(middle, height, FINER)), len(range(middle, width, FINER))
+        # Of the picture without the columns that are cut off, and of the whole one: those in the image circle.
+        inside = np.zeros_like(kept)
+        inside[:, self.left : self.left + self.camera.size[0]] = self.share <= 1
+        self.kept = np.flatnonzero((kept & inside)[:, self.left : self.left + self.camera.size[0]])
+        self.places = inside[kept].reshape(self.shape)
+
+    def distances(self, room, vertices, faces, turn, place, above):
+        """Metres to a room and a mesh in it -> (H, W) float32, 0 beyond the image circle.
+
+        place: the camera's; above: that from which the room is seen, as `background` has it.
+        """
+        rays = self.rays[self.kept]
+        tx, ty, down = room.reached(*(rays @ turn.T.astype(np.float32)).T, above)
+        far = np.minimum(np.minimum(tx, ty), down)
+        seen = self.draw(vertices, faces, turn, place).ravel()[self.kept]
+        covered = np.flatnonzero(seen >= 0)
+        seen, corners = seen[covered], ((vertices - place) @ turn)[faces]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        slope = (normals[seen] * rays[covered]).sum(1)
+        depth = (normals * corners[:, 0]).sum(1)[seen] / np.where(slope == 0, -1e-12, slope)
+        # A pixel's middle may lie just off the triangle: the plane's depth there is held to that of its corners.
+        ends = np.linalg.norm(corners, axis=2)
+        far[covered] = np.clip(depth, ends.min(1)[seen], ends.max(1)[seen])
+        whole = np.zeros(self.shape, np.float32)
+        whole[self.places] = far
+        return whole
 
 
 def floor_shadow(starts, parents, lights):

@@ -21,7 +21,7 @@ from agego_data.body import from_vector, load_bodies, mixed, smooth_noise, to_ma
 from agego_data.motion import load_clips, make_motion, on_the_floor
 from agego_data.optics import Optics
 from agego_data.others import find_other
-from agego_data.scene import Stage, Viewer
+from agego_data.scene import Sounder, Stage, Viewer
 from agego_data.stretches import MAX_SHARE, Stretches, with_stretches
 from agego_lib.camera import FisheyeCamera
 
@@ -96,6 +96,11 @@ def _sources(folder):
 @lru_cache(maxsize=2)
 def _viewer(folder, scale):
     return Viewer(FisheyeCamera.from_json(Path(folder) / "fisheye.calibration.json").scaled(scale))
+
+
+@lru_cache(maxsize=2)
+def _sounder(folder, scale):
+    return Sounder(_viewer(folder, scale).full)
 
 
 @dataclass
@@ -175,6 +180,13 @@ def draw_frame(viewer, stage, take, i):
     return image, (ids >= 0) & (ids < worn_faces), hidden
 
 
+def distances(sounder, stage, take, i):
+    """Metres to floor, room and what stands in frame i of a take, as if nobody were there -> (48, W) float32."""
+    place = take.camera_places[i]
+    above = np.array([place[0], place[1], max(place[2], CLEARANCE)])
+    return sounder.distances(stage.room, *stage.surroundings(i), take.camera_turns[i], place, above)
+
+
 def _move(viewer, take, i):
     """Pixels (2,) by which the surroundings pass through the picture's middle from frame i to the next."""
     j = min(i + 1, len(take.starts) - 1)
@@ -227,6 +239,10 @@ def _render(job, sources, out, progress=None):
     if take.stretches is not None:
         hidden |= take.stretches.dark[:, None] & in_image
     np.savez_compressed(folder / "visibility.npz", frame_names=np.array(names), in_image=in_image, hidden=hidden)
+    sounder = _sounder(str(sources), job.scale)
+    # Whole centimetres are enough, and take half the room.
+    scene = np.stack([distances(sounder, stage, take, i) for i in range(job.frames)]).round(2).astype(np.float16)
+    np.savez_compressed(folder / "depth.npz", frame_names=np.array(names), distance=scene)
     if stage.other is not None:
         away = stage.other.joints - take.camera_places[:, None]
         joints = np.einsum("tij,tni->tnj", take.camera_turns, away)
@@ -373,7 +389,9 @@ def render_datasets(
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
     in_image and hidden (N, 15) bool; hidden joints are in the image, but behind the body (scene.TOLERANCE) or a thing,
     or less than stretches.DARK of the light is left: then all of them are. With another person there is other.npz:
-    frame_names, and joints_3d (N, 15, 3), that person's joints in the camera's frame, metres.
+    frame_names, and joints_3d (N, 15, 3), that person's joints in the camera's frame, metres. And depth.npz:
+    frame_names, and distance (N, H, W) float16, metres along the rays of the image's pixels, made H rows small, to the
+    floor, the room and what stands in it, as if nobody were there; 0 beyond the image circle.
     EgoPW's pixels and the calibration written are those of the scaled images.
 
     -> images on disk per split, e.g. {"egopw_train": 2877, ...}. Raises SourcesError where a source is missing,

@@ -23,6 +23,7 @@ VERSION = 2  # 2: split and content
 SPLITS_FILE = "splits.json"
 MAX_SIDE = 4096  # px, of a view
 QUALITY = 95  # of the stored JPEGs
+DEPTH_SIDE = 24  # px, of the scene's depth: about 4 degrees each
 MAX_SPLITS_BYTES = 1 << 28
 _PREPARE_AGAIN = "prepare the data again (prepare_dataset, or `dvc repro prepare`)"
 
@@ -88,6 +89,29 @@ def _encode_frames(sequence, view, quality, progress):
     return np.array(kept, dtype=np.int64), encoded, skipped, brightest.circle()
 
 
+def depth_in_view(depth, camera, view):
+    """Distances (N, H, W) m over the full image -> (N, side, side) float16 over the view, 0 where unknown.
+
+    The nearest pixel counts: a mean over an edge would be where nothing is. Raises DatasetError for maps of another
+    shape than the image's.
+    """
+    scale = np.divide(depth.shape[:0:-1], camera.size)
+    if abs(scale[0] / scale[1] - 1) > 0.1:
+        raise DatasetError(
+            f"depth.npz: maps of {depth.shape[2]}x{depth.shape[1]} px; expected those of the whole image, whose size "
+            f"is {camera.size[0]}x{camera.size[1]}, made smaller. Write it again or remove it"
+        )
+    grid = np.stack(np.meshgrid(*[np.arange(DEPTH_SIDE)] * 2), axis=-1)
+    pixels = view.to_full(grid, DEPTH_SIDE)
+    with np.errstate(invalid="ignore"):
+        # Polynomials may fold back into the image: what comes back from there is another direction.
+        seen = camera.in_image(pixels) & (np.abs(view.to_view(pixels, DEPTH_SIDE) - grid) < 0.5).all(-1)
+    pixels = np.where(seen[..., None], pixels, 0)
+    u, v = np.moveaxis(((pixels + 0.5) * scale).astype(int), -1, 0)
+    found = depth[:, np.minimum(v, depth.shape[1] - 1), np.minimum(u, depth.shape[2] - 1)]
+    return np.where(seen & np.isfinite(found) & (found > 0), found, 0).astype(np.float16)
+
+
 def write_prepared(path, sequence, camera, view, quality=QUALITY, progress=None, split="train"):
     """Write one Sequence as a prepared HDF5 file -> {"frames": number written, "skipped": {frame name: reason}}.
 
@@ -138,6 +162,8 @@ def write_and_describe(path, sequence, camera, view, quality=QUALITY, progress=N
     }
     if sequence.hidden is not None:
         arrays["hidden"] = np.asarray(sequence.hidden, dtype=bool)[kept]
+    if sequence.depth is not None:
+        arrays["depth"] = depth_in_view(np.asarray(sequence.depth)[kept], camera, view)
     texts = {"frame_names": [sequence.frame_paths[i].name for i in kept], "action_names": action_names}
     # A text takes up to 40 bytes more than its own.
     size = sum(value.nbytes for value in arrays.values())
@@ -227,6 +253,8 @@ class PreparedSequence:
         check_dataset(file, "action_names", str, (None,))
         if "hidden" in file:
             check_dataset(file, "hidden", np.bool_, (n, NUM_JOINTS))
+        if "depth" in file:
+            check_dataset(file, "depth", np.float16, (n, DEPTH_SIDE, DEPTH_SIDE))
 
     def _open(self):
         try:
@@ -306,6 +334,12 @@ class PreparedSequence:
     def hidden(self):
         """(N, 15) bool: joint hidden by the body, or None where unknown."""
         return self._store["hidden"][:] if "hidden" in self._store else None
+
+    @cached_property
+    def depth(self):
+        """(N, side, side) float16 over the view, metres along the rays to the scene behind the body, 0 where unknown;
+        or None where the data set has none."""
+        return self._store["depth"][:] if "depth" in self._store else None
 
     @cached_property
     def _offsets(self):

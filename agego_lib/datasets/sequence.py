@@ -22,6 +22,7 @@ NO_ANNOTATION = "no annotation"
 OUTSIDE = "link out of the data set"
 # On a body that wears the camera no joint is farther away than this; in millimetres or centimetres the feet are.
 MAX_DISTANCE = 10.0  # m
+MAX_ROOM = 30.0  # m: farther away from the head than half of what a wide lens sees ever is
 MAX_SIDE_FILE = 1 << 28  # bytes
 # As published, img_%06d.jpg; converted copies are PNG, or lost the padding or the small letters.
 _FRAME_NAME = re.compile(r"img_([0-9]{1,12})\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)
@@ -44,7 +45,7 @@ class Sequence:
     joints_3d: (N, 15, 3) float32, metres, camera frame. joints_2d: (N, 15, 2) float32, px in the full image.
     actions: N names, None where a frame's action is unknown; None where there are no labels.
     in_image, hidden: (N, 15) bool, or None where unknown. skipped: frame name -> reason. dataset: "egopw", "sceneego".
-    notes: what was found odd and cost no frame, as texts.
+    notes: what was found odd and cost no frame, as texts. depth: (N, H, W) float, metres, as `read_depth` has it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Sequence:
     skipped: dict = field(default_factory=dict)
     dataset: str = ""
     notes: list = field(default_factory=list)
+    depth: np.ndarray | None = None
 
     def __len__(self):
         return len(self.frame_paths)
@@ -316,6 +318,7 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
         skipped=skipped,
         dataset=dataset,
         notes=notes,
+        depth=read_depth(folder, names),
     )
 
 
@@ -373,27 +376,29 @@ def _read_npz(path, keys):
     return arrays
 
 
-def read_visibility(folder, frame_names):
-    """(in_image, hidden), each (N, 15) bool or None, from the optional `visibility.npz`.
+def _read_rows(folder, file, expected, frame_names):
+    """The arrays that an optional NPZ file of a SequenceFolder has -> (its path, {key: (N, ...), a row a frame}).
 
-    Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
+    expected: key -> (a row's shape, with None for any length, kinds of its numbers, both in words). Beside them the
+    file holds `frame_names` (M,), the frames that the rows are of. Without the file there are no arrays.
     Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
     """
-    path = folder.file("visibility.npz")
+    path = folder.file(file)
     if path is None:
-        return None, None
+        return path, {}
     try:
-        arrays = _read_npz(path, ("frame_names", "in_image", "hidden"))
+        arrays = _read_npz(path, ("frame_names", *expected))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise DatasetError(f"{path}: not readable as NPZ ({error}); write it again or remove it") from None
     names = arrays.pop("frame_names", None)
     if names is None or names.ndim != 1 or names.dtype.kind not in "US":
         raise DatasetError(f"{path}: no list of names in 'frame_names'; write it again or remove it")
     for key, value in arrays.items():
-        if value.shape != (len(names), NUM_JOINTS) or value.dtype.kind not in "biu":
-            raise DatasetError(
-                f"{path}: '{key}' is {value.dtype} of shape {value.shape}; expected bool ({len(names)}, {NUM_JOINTS})"
-            )
+        (*row,), kinds, words = expected[key]
+        fits = value.ndim == 1 + len(row) and all(b in (None, a) for a, b in zip(value.shape[1:], row, strict=True))
+        if not fits or len(value) != len(names) or value.dtype.kind not in kinds:
+            found = f"{value.dtype} of shape {value.shape}; expected {words.format(len(names))}"
+            raise DatasetError(f"{path}: '{key}' is {found}")
     rows = {_same_frame(str(name)): row for row, name in enumerate(names.astype(str))}
     missing = [name for name in frame_names if _same_frame(name) not in rows]
     if missing:
@@ -401,4 +406,37 @@ def read_visibility(folder, frame_names):
             f"{path}: nothing about {missing[0]} and {len(missing) - 1} more; write it again or remove it"
         )
     order = [rows[_same_frame(name)] for name in frame_names]
-    return tuple(arrays[key][order].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))
+    return path, {key: value[order] for key, value in arrays.items()}
+
+
+def read_visibility(folder, frame_names):
+    """(in_image, hidden), each (N, 15) bool or None, from the optional `visibility.npz`.
+
+    Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
+    Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
+    """
+    flags = (NUM_JOINTS,), "biu", f"bool ({{}}, {NUM_JOINTS})"
+    _, arrays = _read_rows(folder, "visibility.npz", {"in_image": flags, "hidden": flags}, frame_names)
+    return tuple(arrays[key].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))
+
+
+def read_depth(folder, frame_names):
+    """How far away the scene is, as if nobody were there -> (N, H, W) float, or None without a `depth.npz`.
+
+    Its arrays: `frame_names` (M,) and `distance` (M, H, W) of the full image at any smaller size, metres along each
+    pixel's ray; what is not above 0 stands for unknown. Raises DatasetError as `read_visibility`, and for other units.
+    """
+    maps = {"distance": ((None, None), "f", "float ({}, height, width)")}
+    path, arrays = _read_rows(folder, "depth.npz", maps, frame_names)
+    if path is None:
+        return None
+    if "distance" not in arrays:
+        raise DatasetError(f"{path}: no maps in 'distance'; write it again or remove it")
+    depth = arrays["distance"]
+    known = depth[depth > 0]
+    if known.size and np.median(known) > MAX_ROOM:
+        raise DatasetError(
+            f"{path}: 'distance' is not in metres: half of it is above {np.median(known):.4g}; expected distances in a "
+            "room, such as 1.6. Divide millimetres by 1000"
+        )
+    return depth
