@@ -36,6 +36,19 @@ class FrameError(ValueError):
     """Why one frame cannot be used."""
 
 
+@dataclass(frozen=True, eq=False)
+class OutsideView:
+    """The wearer's joints as a detector found them in N frames of a pinhole camera outside, which stands still.
+
+    joints_2d: (N, 15, 2) px, NaN where a joint was not found. confidence: (N, 15), 0 to 1. intrinsics: (3, 3). All
+    float32. Where the camera is, nobody knows.
+    """
+
+    joints_2d: np.ndarray
+    confidence: np.ndarray
+    intrinsics: np.ndarray
+
+
 @dataclass(eq=False)
 class Sequence:
     """N usable frames of one recording, sorted by frame number.
@@ -44,7 +57,7 @@ class Sequence:
     joints_3d: (N, 15, 3) float32, metres, camera frame. joints_2d: (N, 15, 2) float32, px in the full image.
     actions: N names, None where a frame's action is unknown; None where there are no labels.
     in_image, hidden: (N, 15) bool, or None where unknown. skipped: frame name -> reason. dataset: "egopw", "sceneego".
-    notes: what was found odd and cost no frame, as texts.
+    notes: what was found odd and cost no frame, as texts. outside: an OutsideView of these frames, where there is one.
     """
 
     name: str
@@ -59,6 +72,7 @@ class Sequence:
     skipped: dict = field(default_factory=dict)
     dataset: str = ""
     notes: list = field(default_factory=list)
+    outside: OutsideView | None = None
 
     def __len__(self):
         return len(self.frame_paths)
@@ -316,6 +330,7 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
         skipped=skipped,
         dataset=dataset,
         notes=notes,
+        outside=read_outside(folder, names),
     )
 
 
@@ -373,27 +388,28 @@ def _read_npz(path, keys):
     return arrays
 
 
-def read_visibility(folder, frame_names):
-    """(in_image, hidden), each (N, 15) bool or None, from the optional `visibility.npz`.
+def _side_arrays(folder, name, shapes, frame_names):
+    """The arrays that an optional NPZ file of a SequenceFolder has, as a dict; None where there is no such file.
 
-    Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
+    shapes: {key: (shape, kinds of dtype, what is expected in words)}; a shape that begins with None is of an array with
+    a row for each of the file's `frame_names` (M,), whose rows are taken in the order of `frame_names`.
     Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
     """
-    path = folder.file("visibility.npz")
+    path = folder.file(name)
     if path is None:
-        return None, None
+        return None
     try:
-        arrays = _read_npz(path, ("frame_names", "in_image", "hidden"))
+        arrays = _read_npz(path, ("frame_names", *shapes))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise DatasetError(f"{path}: not readable as NPZ ({error}); write it again or remove it") from None
     names = arrays.pop("frame_names", None)
     if names is None or names.ndim != 1 or names.dtype.kind not in "US":
         raise DatasetError(f"{path}: no list of names in 'frame_names'; write it again or remove it")
     for key, value in arrays.items():
-        if value.shape != (len(names), NUM_JOINTS) or value.dtype.kind not in "biu":
-            raise DatasetError(
-                f"{path}: '{key}' is {value.dtype} of shape {value.shape}; expected bool ({len(names)}, {NUM_JOINTS})"
-            )
+        shape, kinds, what = shapes[key]
+        expected = tuple(len(names) if side is None else side for side in shape)
+        if value.shape != expected or value.dtype.kind not in kinds:
+            raise DatasetError(f"{path}: '{key}' is {value.dtype} of shape {value.shape}; expected {what} {expected}")
     rows = {_same_frame(str(name)): row for row, name in enumerate(names.astype(str))}
     missing = [name for name in frame_names if _same_frame(name) not in rows]
     if missing:
@@ -401,4 +417,37 @@ def read_visibility(folder, frame_names):
             f"{path}: nothing about {missing[0]} and {len(missing) - 1} more; write it again or remove it"
         )
     order = [rows[_same_frame(name)] for name in frame_names]
-    return tuple(arrays[key][order].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))
+    return {key: value[order] if shapes[key][0][0] is None else value for key, value in arrays.items()}
+
+
+def read_visibility(folder, frame_names):
+    """(in_image, hidden), each (N, 15) bool or None, from the optional `visibility.npz`.
+
+    Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
+    Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
+    """
+    flags = (None, NUM_JOINTS), "biu", "bool"
+    arrays = _side_arrays(folder, "visibility.npz", {"in_image": flags, "hidden": flags}, frame_names) or {}
+    return tuple(arrays[key].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))
+
+
+def read_outside(folder, frame_names):
+    """The OutsideView of a sequence's frames, or None, from the optional `outside.npz`.
+
+    Its arrays: `frame_names` (M,), `joints_2d` (M, 15, 2), `confidence` (M, 15), `intrinsics` (3, 3).
+    Raises DatasetError where one is missing or has another shape, or one of `frame_names` is not in it.
+    """
+    floats = {"joints_2d": (None, NUM_JOINTS, 2), "confidence": (None, NUM_JOINTS), "intrinsics": (3, 3)}
+    shapes = {key: (shape, "f", "float") for key, shape in floats.items()}
+    arrays = _side_arrays(folder, "outside.npz", shapes, frame_names)
+    if arrays is None:
+        return None
+    path = folder.path / "outside.npz"
+    if absent := floats.keys() - arrays.keys():
+        raise DatasetError(f"{path}: no {', '.join(sorted(absent))}; write it again or remove it")
+    found = OutsideView(**{key: value.astype(np.float32) for key, value in arrays.items()})
+    if not (found.intrinsics[[0, 1], [0, 1]] > 0).all() or not np.isfinite(found.intrinsics).all():
+        raise DatasetError(f"{path}: 'intrinsics' without focal lengths above 0; write it again or remove it")
+    if not ((found.confidence >= 0) & (found.confidence <= 1)).all():
+        raise DatasetError(f"{path}: 'confidence' outside 0 to 1; write it again or remove it")
+    return found
