@@ -21,6 +21,7 @@ from agego_data.body import from_vector, load_bodies, mixed, smooth_noise, to_ma
 from agego_data.motion import load_clips, make_motion, on_the_floor
 from agego_data.optics import Optics
 from agego_data.others import find_other
+from agego_data.outside import outside_view
 from agego_data.scene import Sounder, Stage, Viewer
 from agego_data.stretches import MAX_SHARE, Stretches, with_stretches
 from agego_lib.camera import FisheyeCamera
@@ -247,6 +248,10 @@ def _render(job, sources, out, progress=None):
         away = stage.other.joints - take.camera_places[:, None]
         joints = np.einsum("tij,tni->tnj", take.camera_turns, away)
         np.savez_compressed(folder / "other.npz", frame_names=np.array(names), joints_3d=joints)
+    if job.dataset == "egopw" and not job.test:
+        from_outside = np.random.default_rng(np.random.SeedSequence((*job.entropy, 3)))
+        arrays, *_ = outside_view(from_outside, body.joints(take.starts), stage.room.bounds, take.fps)
+        np.savez_compressed(folder / "outside.npz", frame_names=np.array(names), **arrays)
     with open(folder / "actions.csv", "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([("frame", "action"), *zip(names, take.actions.tolist(), strict=True)])
@@ -391,7 +396,8 @@ def render_datasets(
     or less than stretches.DARK of the light is left: then all of them are. With another person there is other.npz:
     frame_names, and joints_3d (N, 15, 3), that person's joints in the camera's frame, metres. And depth.npz:
     frame_names, and distance (N, H, W) float16, metres along the rays of the image's pixels, made H rows small, to the
-    floor, the room and what stands in it, as if nobody were there; 0 beyond the image circle.
+    floor, the room and what stands in it, as if nobody were there; 0 beyond the image circle. EgoPW's training
+    sequences have outside.npz: frame_names, and what a detector would tell of a fixed camera's pictures (outside.py).
     EgoPW's pixels and the calibration written are those of the scaled images.
 
     -> images on disk per split, e.g. {"egopw_train": 2877, ...}. Raises SourcesError where a source is missing,

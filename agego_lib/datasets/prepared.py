@@ -14,7 +14,7 @@ import numpy as np
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets.decoding import decode_image, jpeg_size
 from agego_lib.datasets.image_circle import FRAMES, BrightestFrame
-from agego_lib.datasets.sequence import DatasetError, sequence_key
+from agego_lib.datasets.sequence import DatasetError, OutsideView, sequence_key
 from agego_lib.files import read_json, replacing
 from agego_lib.skeleton import NUM_JOINTS
 
@@ -164,6 +164,10 @@ def write_and_describe(path, sequence, camera, view, quality=QUALITY, progress=N
         arrays["hidden"] = np.asarray(sequence.hidden, dtype=bool)[kept]
     if sequence.depth is not None:
         arrays["depth"] = depth_in_view(np.asarray(sequence.depth)[kept], camera, view)
+    if sequence.outside is not None:
+        view_of = sequence.outside
+        arrays |= {"outside_joints_2d": view_of.joints_2d[kept], "outside_confidence": view_of.confidence[kept]}
+        arrays["outside_intrinsics"] = view_of.intrinsics
     texts = {"frame_names": [sequence.frame_paths[i].name for i in kept], "action_names": action_names}
     # A text takes up to 40 bytes more than its own.
     size = sum(value.nbytes for value in arrays.values())
@@ -255,6 +259,10 @@ class PreparedSequence:
             check_dataset(file, "hidden", np.bool_, (n, NUM_JOINTS))
         if "depth" in file:
             check_dataset(file, "depth", np.float16, (n, DEPTH_SIDE, DEPTH_SIDE))
+        if "outside_intrinsics" in file:
+            check_dataset(file, "outside_joints_2d", np.float32, (n, NUM_JOINTS, 2))
+            check_dataset(file, "outside_confidence", np.float32, (n, NUM_JOINTS))
+            check_dataset(file, "outside_intrinsics", np.float32, (3, 3))
 
     def _open(self):
         try:
@@ -340,6 +348,13 @@ class PreparedSequence:
         """(N, side, side) float16 over the view, metres along the rays to the scene behind the body, 0 where unknown;
         or None where the data set has none."""
         return self._store["depth"][:] if "depth" in self._store else None
+
+    @cached_property
+    def outside(self):
+        """OutsideView of the frames, or None where the data set has none."""
+        if "outside_intrinsics" not in self._store:
+            return None
+        return OutsideView(*(self._store[f"outside_{key}"][:] for key in ("joints_2d", "confidence", "intrinsics")))
 
     @cached_property
     def _offsets(self):

@@ -37,6 +37,19 @@ class FrameError(ValueError):
     """Why one frame cannot be used."""
 
 
+@dataclass(frozen=True, eq=False)
+class OutsideView:
+    """The wearer's joints as a detector found them in N frames of a pinhole camera outside, which stands still.
+
+    joints_2d: (N, 15, 2) px, NaN where a joint was not found. confidence: (N, 15), 0 to 1. intrinsics: (3, 3). All
+    float32. Where the camera is, nobody knows.
+    """
+
+    joints_2d: np.ndarray
+    confidence: np.ndarray
+    intrinsics: np.ndarray
+
+
 @dataclass(eq=False)
 class Sequence:
     """N usable frames of one recording, sorted by frame number.
@@ -46,6 +59,7 @@ class Sequence:
     actions: N names, None where a frame's action is unknown; None where there are no labels.
     in_image, hidden: (N, 15) bool, or None where unknown. skipped: frame name -> reason. dataset: "egopw", "sceneego".
     notes: what was found odd and cost no frame, as texts. depth: (N, H, W) float, metres, as `read_depth` has it.
+    outside: an OutsideView of these frames, where there is one.
     """
 
     name: str
@@ -61,6 +75,7 @@ class Sequence:
     dataset: str = ""
     notes: list = field(default_factory=list)
     depth: np.ndarray | None = None
+    outside: OutsideView | None = None
 
     def __len__(self):
         return len(self.frame_paths)
@@ -319,6 +334,7 @@ def build_sequence(folder, dataset, name, actor, source, entries, number_of, joi
         dataset=dataset,
         notes=notes,
         depth=read_depth(folder, names),
+        outside=read_outside(folder, names),
     )
 
 
@@ -376,29 +392,31 @@ def _read_npz(path, keys):
     return arrays
 
 
-def _read_rows(folder, file, expected, frame_names):
-    """The arrays that an optional NPZ file of a SequenceFolder has -> (its path, {key: (N, ...), a row a frame}).
+def _side_arrays(folder, name, shapes, frame_names):
+    """The arrays that an optional NPZ file of a SequenceFolder has, as a dict; None where there is no such file.
 
-    expected: key -> (a row's shape, with None for any length, kinds of its numbers, both in words). Beside them the
-    file holds `frame_names` (M,), the frames that the rows are of. Without the file there are no arrays.
+    shapes: {key: (shape, kinds of dtype, what is expected in words)}; a shape that begins with None is of an array with
+    a row for each of the file's `frame_names` (M,), whose rows are taken in the order of `frame_names`; -1 is any
+    length.
     Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
     """
-    path = folder.file(file)
+    path = folder.file(name)
     if path is None:
-        return path, {}
+        return None
     try:
-        arrays = _read_npz(path, ("frame_names", *expected))
+        arrays = _read_npz(path, ("frame_names", *shapes))
     except Exception as error:  # a damaged zip makes NumPy raise nearly anything
         raise DatasetError(f"{path}: not readable as NPZ ({error}); write it again or remove it") from None
     names = arrays.pop("frame_names", None)
     if names is None or names.ndim != 1 or names.dtype.kind not in "US":
         raise DatasetError(f"{path}: no list of names in 'frame_names'; write it again or remove it")
     for key, value in arrays.items():
-        (*row,), kinds, words = expected[key]
-        fits = value.ndim == 1 + len(row) and all(b in (None, a) for a, b in zip(value.shape[1:], row, strict=True))
-        if not fits or len(value) != len(names) or value.dtype.kind not in kinds:
-            found = f"{value.dtype} of shape {value.shape}; expected {words.format(len(names))}"
-            raise DatasetError(f"{path}: '{key}' is {found}")
+        shape, kinds, what = shapes[key]
+        expected = tuple(len(names) if side is None else side for side in shape)
+        fits = len(expected) == value.ndim and all(e in (-1, v) for e, v in zip(expected, value.shape, strict=True))
+        if not fits or value.dtype.kind not in kinds:
+            told = f"({', '.join('any' if side == -1 else str(side) for side in expected)})"
+            raise DatasetError(f"{path}: '{key}' is {value.dtype} of shape {value.shape}; expected {what} {told}")
     rows = {_same_frame(str(name)): row for row, name in enumerate(names.astype(str))}
     missing = [name for name in frame_names if _same_frame(name) not in rows]
     if missing:
@@ -406,7 +424,7 @@ def _read_rows(folder, file, expected, frame_names):
             f"{path}: nothing about {missing[0]} and {len(missing) - 1} more; write it again or remove it"
         )
     order = [rows[_same_frame(name)] for name in frame_names]
-    return path, {key: value[order] for key, value in arrays.items()}
+    return {key: value[order] if shapes[key][0][0] is None else value for key, value in arrays.items()}
 
 
 def read_visibility(folder, frame_names):
@@ -415,8 +433,8 @@ def read_visibility(folder, frame_names):
     Its arrays: `frame_names` (M,) and, each optional, `in_image` and `hidden` (M, 15).
     Raises DatasetError where arrays have another shape or one of `frame_names` is not in it.
     """
-    flags = (NUM_JOINTS,), "biu", f"bool ({{}}, {NUM_JOINTS})"
-    _, arrays = _read_rows(folder, "visibility.npz", {"in_image": flags, "hidden": flags}, frame_names)
+    flags = (None, NUM_JOINTS), "biu", "bool"
+    arrays = _side_arrays(folder, "visibility.npz", {"in_image": flags, "hidden": flags}, frame_names) or {}
     return tuple(arrays[key].astype(bool) if key in arrays else None for key in ("in_image", "hidden"))
 
 
@@ -426,10 +444,10 @@ def read_depth(folder, frame_names):
     Its arrays: `frame_names` (M,) and `distance` (M, H, W) of the full image at any smaller size, metres along each
     pixel's ray; what is not above 0 stands for unknown. Raises DatasetError as `read_visibility`, and for other units.
     """
-    maps = {"distance": ((None, None), "f", "float ({}, height, width)")}
-    path, arrays = _read_rows(folder, "depth.npz", maps, frame_names)
-    if path is None:
+    arrays = _side_arrays(folder, "depth.npz", {"distance": ((None, -1, -1), "f", "float")}, frame_names)
+    if arrays is None:
         return None
+    path = folder.path / "depth.npz"
     if "distance" not in arrays:
         raise DatasetError(f"{path}: no maps in 'distance'; write it again or remove it")
     depth = arrays["distance"]
@@ -440,3 +458,25 @@ def read_depth(folder, frame_names):
             "room, such as 1.6. Divide millimetres by 1000"
         )
     return depth
+
+
+def read_outside(folder, frame_names):
+    """The OutsideView of a sequence's frames, or None, from the optional `outside.npz`.
+
+    Its arrays: `frame_names` (M,), `joints_2d` (M, 15, 2), `confidence` (M, 15), `intrinsics` (3, 3).
+    Raises DatasetError where one is missing or has another shape, or one of `frame_names` is not in it.
+    """
+    floats = {"joints_2d": (None, NUM_JOINTS, 2), "confidence": (None, NUM_JOINTS), "intrinsics": (3, 3)}
+    shapes = {key: (shape, "f", "float") for key, shape in floats.items()}
+    arrays = _side_arrays(folder, "outside.npz", shapes, frame_names)
+    if arrays is None:
+        return None
+    path = folder.path / "outside.npz"
+    if absent := floats.keys() - arrays.keys():
+        raise DatasetError(f"{path}: no {', '.join(sorted(absent))}; write it again or remove it")
+    found = OutsideView(**{key: value.astype(np.float32) for key, value in arrays.items()})
+    if not (found.intrinsics[[0, 1], [0, 1]] > 0).all() or not np.isfinite(found.intrinsics).all():
+        raise DatasetError(f"{path}: 'intrinsics' without focal lengths above 0; write it again or remove it")
+    if not ((found.confidence >= 0) & (found.confidence <= 1)).all():
+        raise DatasetError(f"{path}: 'confidence' outside 0 to 1; write it again or remove it")
+    return found
