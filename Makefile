@@ -42,9 +42,9 @@ report: .venv/installed
 # Two processes of one thread each, as tests are small; each takes the next file when it is done with one.
 PYTEST = env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ OMP_NUM_THREADS=1 pytest tests -q -n 2 --dist loadfile \
   --no-loadscope-reorder
-LINT = ruff check . && ruff format --check .
+LINT = ruff check . && ruff format --check . && ty check --quiet
 
-# Lint and the quick unit tests.
+# Lint, types and the quick unit tests.
 check: .venv/installed
 	$(LINT)
 	$(PYTEST) -m "not slow"

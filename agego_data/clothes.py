@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from agego_data.body import Body
 from agego_data.surfaces import cloudy, grain, plain, tone
 
 
@@ -37,7 +38,7 @@ class Outfit:
     """A dressed body. body: the mesh, wider where cloth is loose; uv (F, 3, 2) atlas px; shine (F,) 0 to 1;
     patches: "skin", "hair", "cloth", for what is added to the body."""
 
-    body: object
+    body: Body
     uv: np.ndarray
     shine: np.ndarray
     patches: dict

@@ -1,5 +1,7 @@
 """Training losses: the heatmap loss (Eq. 1) and the pose losses of Sec. 3.4."""
 
+from functools import reduce
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -147,4 +149,4 @@ class PoseLoss(nn.Module):
             "bone_length": bone_length_loss(pred, target),
             "bone_cosine": bone_cosine_loss(pred, target),
         }
-        return sum(self.weights[name] * term for name, term in terms.items()), terms
+        return reduce(torch.add, (self.weights[name] * term for name, term in terms.items())), terms

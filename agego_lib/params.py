@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
+import yaml.composer
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
@@ -369,7 +370,7 @@ def _fits_together(s):
     for name, holds, expected in rules:
         if not holds:
             error = {"type": PydanticCustomError("expected", expected), "loc": tuple(name.split("."))}
-            raise ValidationError.from_exception_data("Settings", [{**error, "input": attrgetter(name)(s)}])
+            raise ValidationError.from_exception_data("Settings", [{**error, "input": attrgetter(name)(s)}])  # ty: ignore
     return s
 
 

@@ -31,6 +31,10 @@ class Coming:
         self.skipped, self.notes = {}, []
         self._number, self._start = 0, None
 
+    def _next(self):
+        """The next frame (H, W, 3) BGR, or None at the end."""
+        raise NotImplementedError
+
     def __iter__(self):
         while (frame := self._next()) is not None:
             now = time.perf_counter()
@@ -53,7 +57,7 @@ class Camera(Coming):
         self._capture = cv2.VideoCapture(number)
         if size is not None:
             # Uncompressed, most cameras give large pictures slowly.
-            self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
+            self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
         frame = self._capture.read()[1] if self._capture.isOpened() else None

@@ -94,7 +94,7 @@ def main():
 
     def repro(*stages):
         with subprocess.Popen(["dvc", "repro", *stages], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 if not ADVICE.match(line):
                     print(line, end="", flush=True)
         if process.returncode:

@@ -46,6 +46,9 @@ class Distribution(Baseline):
     """
 
     num_samples = 8
+    mean: Tensor
+    deviation: Tensor
+    noise: Tensor
 
     def __init__(self, num_joints, channels, mean_pose, deviation):
         """deviation: (15, 3) m, of the training poses."""

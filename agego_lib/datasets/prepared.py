@@ -218,6 +218,12 @@ class PreparedSequence:
     Raises DatasetError, on opening, for a file that is missing, no prepared sequence, or of another version.
     """
 
+    name: str
+    actor: str
+    dataset: str
+    split: str
+    content: str
+
     def __init__(self, path):
         self.path = Path(path)
         self._file = self._process = self._bytes = None

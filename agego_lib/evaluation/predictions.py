@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from torch import nn
 
+from agego_lib.datasets.prepared import PreparedSequence
 from agego_lib.datasets.windows import segments
 from agego_lib.files import replacing
 from agego_lib.inference import predict_sequence
@@ -20,7 +21,7 @@ Poses = Float32[np.ndarray, "_ 15 3"]  # of the frames of one sequence, m
 class _Frames:
     """Some frames of a prepared sequence, by their indices, as a sequence of its own."""
 
-    sequence: object
+    sequence: PreparedSequence
     frames: np.ndarray
 
     def __len__(self):

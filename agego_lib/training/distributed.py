@@ -17,7 +17,7 @@ class _Sum(torch.autograd.Function):
         return tensor
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # ty: ignore
         return _Sum.apply(gradient.contiguous())
 
 

@@ -31,7 +31,7 @@ def make_fabric(engine, seed):
     torch.set_num_threads(engine.threads or threads_of_each(engine.devices))
     # Operations without a deterministic kernel (some of CUDA's) warn. Memory is not filled, which would cost time.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     precision = precision_here(engine)
     if precision != engine.precision:
