@@ -7,10 +7,10 @@ file. Results of another model are refused by its hash; what is not measured, th
 import sys
 from pathlib import Path
 
-from results_page import markdown
+from results_page import PageError, put
 
 from agego_lib import params
-from agego_lib.files import file_digest, read_json, replacing
+from agego_lib.files import file_digest, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- figures: written by scripts/model_card.py -->\n", "<!-- end of figures -->\n"
@@ -20,29 +20,25 @@ HARD = "`python -m benchmarks.hard`"
 REAL = "`python -m benchmarks.real_frames FOLDER --out-json`"
 
 
-class CardError(ValueError):
-    """Results that the card cannot be written from; the message names the file and says what to do."""
-
-
 def _results(path, digest_of, digest):
-    """A JSON of results, or None where there is none. Raises CardError where it is of another model."""
+    """A JSON of results, or None where there is none. Raises PageError where it is of another model."""
     try:
         results = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CardError(f"{path}: not readable as results ({error}); measure again") from None
+        raise PageError(f"{path}: not readable as results ({error}); measure again") from None
     try:
         found = digest_of(results)
     except (KeyError, TypeError):
-        raise CardError(f"{path}: does not say which model it is of; measure again") from None
+        raise PageError(f"{path}: does not say which model it is of; measure again") from None
     if found != digest:
-        raise CardError(f"{path}: of the model {found}, the released one is {digest}; measure again, or remove it")
+        raise PageError(f"{path}: of the model {found}, the released one is {digest}; measure again, or remove it")
     return results
 
 
 def figures(root):
-    """Rows of the card's table -> list of dicts. Raises CardError where results are of another model."""
+    """Rows of the card's table -> list of dicts. Raises PageError where results are of another model."""
     root = Path(root)
     model = root / params.RELEASED
     digest = file_digest(model) if model.is_file() else None
@@ -91,21 +87,11 @@ def figures(root):
     return rows
 
 
-def write(page, rows):
-    """Put the table between the page's marks. Raises CardError where they are not there."""
-    text = page.read_text()
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise CardError(f"{page}: no place for figures; expected the lines {START.strip()!r} and {END.strip()!r}")
-    before, after = text.split(START)[0], text.split(END)[1]
-    with replacing(page) as partial:
-        partial.write_text(f"{before}{START}\n{markdown(rows)}\n{END}{after}")
-
-
 def main():
     page = ROOT / "docs/model-card.md"
     try:
-        write(page, figures(ROOT))
-    except CardError as error:
+        put(page, START, END, figures(ROOT))
+    except PageError as error:
         sys.exit(f"error: {error}")
     print("wrote", page.relative_to(ROOT))
 

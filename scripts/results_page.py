@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 
 from agego_lib import params
-from agego_lib.datasets import read_prepared
+from agego_lib.datasets import TITLES, read_prepared
 from agego_lib.evaluation import HEADLINE
 from agego_lib.evaluation.complexity import complexity
+from agego_lib.files import replacing
 from agego_view import paper
 from agego_view.tables import (
     compare,
@@ -26,12 +27,45 @@ from agego_view.tables import (
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
+# Where README has its table of methods.
+START, END = "<!-- methods: written by scripts/results_page.py -->\n", "<!-- end of methods -->\n"
 
 
 def markdown(rows):
     """A list of dicts as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([row[key] for key in rows[0]] for row in rows)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+class PageError(ValueError):
+    """A page that cannot be written; the message names the file and says what to do."""
+
+
+def put(page, start, end, rows):
+    """Put a table between two marks of a page. Raises PageError where they are not there."""
+    text = page.read_text()
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise PageError(f"{page}: no place for figures; expected the lines {start.strip()!r} and {end.strip()!r}")
+    before, after = text.split(start)[0], text.split(end)[1]
+    with replacing(page) as partial:
+        partial.write_text(f"{before}{start}\n{markdown(rows)}\n{end}{after}")
+
+
+def in_short(rows, data):
+    """The columns of `methods_table` that README has room for."""
+    titles = {
+        f"{title}: {metric} (mm)": (title, metric) for title in TITLES.values() for metric in ("MPJPE", "PA-MPJPE")
+    }
+    kept = {
+        "method": "method", "frames": "frames seen", "parameters (M)": "parameters (M)",
+        "MAC (M)": "multiply-accumulates (M)", "frames a second": "frames a second",
+    }  # fmt: skip
+    found = []
+    for row in rows:
+        ours = {f"{title}, {metric}": row[f"ours, {data}, {name}"] for name, (title, metric) in titles.items()}
+        there = " / ".join(str(row[f"published, real {title}: {metric} (mm)"]) for title, metric in titles.values())
+        found.append({key: row[name] for key, name in kept.items()} | ours | {"published, real data": there})
+    return found
 
 
 def protocol(evaluation, settings):
@@ -70,6 +104,7 @@ def main():
     run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
     commit, machine = run["code"]["commit"], run["machine"]
     commit = f"{commit[:7]}{' with changes' * bool(run['code']['dirty'])}" if commit else "unknown"
+    methods = methods_table(results, ROOT, settings)
     made = {name: markdown(compare(results, *rows, settings)) for name, rows in tables(settings).items()}
     parts = [
         "# Results\n",
@@ -105,7 +140,7 @@ def main():
         "Parameters, multiply-accumulates of a frame and speed (on this machine, in calls of "
         f"{settings.window.length} frames) are those beside the frozen networks, which all of them share. "
         "An oracle's choice among samples is no method's error: nobody can choose so.\n",
-        markdown(methods_table(results, ROOT, settings)),
+        markdown(methods),
     ]
     if seeds := seed_table(results, settings.ablation, settings.seed):
         parts += ["## Seeds\n", markdown(seeds)]
@@ -125,7 +160,8 @@ def main():
         f"Runs in this page: full, {', '.join(run_names(settings.ablation))}.\n",
     ]
     PAGE.write_text("\n".join(parts))
-    print("wrote", PAGE.relative_to(ROOT))
+    put(ROOT / "README.md", START, END, in_short(methods, data_name(settings)))
+    print("wrote", PAGE.relative_to(ROOT), "and the methods of README.md")
 
 
 if __name__ == "__main__":

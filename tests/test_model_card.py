@@ -4,7 +4,8 @@ import json
 
 import model_card
 import pytest
-from model_card import END, NONE, START, CardError, figures, write
+from model_card import END, NONE, START, figures
+from results_page import PageError, put
 
 from agego_lib.files import file_digest
 from agego_lib.params import RELEASED
@@ -66,11 +67,11 @@ def test_what_is_not_measured_is_said(tmp_path):
 def test_figures_of_another_model_are_refused(root, name):
     text = (root / name).read_text()
     (root / name).write_text(text.replace(file_digest(root / RELEASED), "0" * 16))
-    with pytest.raises(CardError, match=f"{name}: of the model 0000000000000000, the released one is"):
+    with pytest.raises(PageError, match=f"{name}: of the model 0000000000000000, the released one is"):
         figures(root)
     for broken in ("[]", "{}", "{"):
         (root / name).write_text(broken)
-        with pytest.raises(CardError, match=f"{name}: .*; measure again"):
+        with pytest.raises(PageError, match=f"{name}: .*; measure again"):
             figures(root)
 
 
@@ -79,10 +80,10 @@ def test_the_page_keeps_its_words(root, project):
     page.write_text((project / "docs/model-card.md").read_text())
     before, after = page.read_text().split(START)[0], page.read_text().split(END)[1]
     for _ in range(2):
-        write(page, figures(root))
+        put(page, START, END, figures(root))
         text = page.read_text()
         assert text.startswith(before + START) and text.endswith(END + after) and text.count("0.96 of 25 joints") == 2
     page.write_text("nothing")
-    with pytest.raises(CardError, match=r"card\.md: no place for figures"):
-        write(page, [])
+    with pytest.raises(PageError, match=r"card\.md: no place for figures"):
+        put(page, START, END, [])
     assert model_card.ROOT == project

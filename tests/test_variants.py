@@ -1,12 +1,13 @@
 """What each run trains, the tables made of its results, and Table 3's counts, against hand-written references."""
 
-import importlib.util
 import json
 import re
 from dataclasses import asdict, replace
 
+import claims_page as page
 import numpy as np
 import pytest
+import results_page
 import torch
 import yaml
 from torch import nn
@@ -282,6 +283,9 @@ def test_methods_side_by_side(tests, written, tmp_path, settings):
     nearest = next(row for row in results.methods_table(found, tmp_path, settings) if "nearest" in row["method"])
     assert (nearest["parameters (M)"], nearest["multiply-accumulates (M)"]) == ("1.23", "8.9")
     assert nearest["frames a second"] == "457"
+    short = results_page.in_short([nearest], "embedded data")[0]
+    assert short["EgoPW, MPJPE"] == nearest["ours, embedded data, EgoPW: MPJPE (mm)"] and short["MAC (M)"] == "8.9"
+    assert short["published, real data"] == "– / – / – / –"
     assert nearest["EgoPW: PA-MPJPE of the sample that an oracle picks (mm)"].endswith(" of 8")
     assert nearest["SceneEgo: PA-MPJPE of the sample that an oracle picks (mm)"] == "–"
 
@@ -379,20 +383,17 @@ def test_the_data_and_their_calibrations_are_named(settings, tmp_path, source):
     assert lines[1].startswith(f"SceneEgo{like}: calibration unknown: ") and "sceneego/splits.json" in lines[1]
 
 
-def test_results_page_has_all_measures_and_the_papers_apart(project, settings):
-    spec = importlib.util.spec_from_file_location("results_page", project / "scripts/results_page.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+def test_results_page_has_all_measures_and_the_papers_apart(settings):
     numbers = {f"{name}_mm": 10.0 * i for i, name in enumerate(("mpjpe", "pa_mpjpe", "ba_mpjpe"), 1)}
     intervals = {name: {"low": value - 1, "high": value + 1} for name, value in numbers.items()}
     entry = {**numbers, "interval_95": intervals, "mean_pose": {name: 2 * value for name, value in numbers.items()}}
     real = replace(settings, dataset=from_files(settings))
-    rows = page.protocol(dict.fromkeys(("egopw", "transfer", "sceneego"), entry), real)
+    rows = results_page.protocol(dict.fromkeys(("egopw", "transfer", "sceneego"), entry), real)
     assert [row["ours, real data"] for row in rows[:3]] == [f"{v}.0 ({v - 1}.0 to {v + 1}.0)" for v in (10, 20, 30)]
     assert [row["paper, real data"] for row in rows] == ["–", 76.7, "–", "–", "–", "–", 104.0, 76.2, "–"]
     assert [bool(row["to fill the gap"]) for row in rows] == [row["paper, real data"] != "–" for row in rows]
     assert not any("the real" in row["to fill the gap"] for row in rows)
-    assert page.markdown(rows).count("\n") == len(rows) + 2
+    assert results_page.markdown(rows).count("\n") == len(rows) + 2
 
 
 def test_measured_against_the_errors(tests, written, tmp_path, settings):
@@ -419,10 +420,7 @@ def test_measured_against_the_errors(tests, written, tmp_path, settings):
     assert change["low"] == change["mean"] == change["high"]
 
 
-def test_claims_are_judged_by_their_intervals(project):
-    spec = importlib.util.spec_from_file_location("claims_page", project / "scripts/claims_page.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+def test_claims_are_judged_by_their_intervals():
     verdicts = [page.verdict(low, high, 3) for low, high in ((1, 4), (-4, -1), (-1, 4))]
     assert verdicts == ["confirmed here", "refuted here", "undecided here"]
     assert page.verdict(1, 4, 1) == "undecided here: one training"
