@@ -53,17 +53,15 @@ def put(page, start, end, rows):
 
 def in_short(rows, data):
     """The columns of `methods_table` that README has room for."""
-    titles = {
-        f"{title}: {metric} (mm)": (title, metric) for title in TITLES.values() for metric in ("MPJPE", "PA-MPJPE")
-    }
+    pairs = [(title, metric) for title in TITLES.values() for metric in ("MPJPE", "PA-MPJPE")]
     kept = {
         "method": "method", "frames": "frames seen", "parameters (M)": "parameters (M)",
         "MAC (M)": "multiply-accumulates (M)", "frames a second": "frames a second",
     }  # fmt: skip
     found = []
     for row in rows:
-        ours = {f"{title}, {metric}": row[f"ours, {data}, {name}"] for name, (title, metric) in titles.items()}
-        there = " / ".join(str(row[f"published, real {title}: {metric} (mm)"]) for title, metric in titles.values())
+        ours = {f"{title}, {metric}": row[f"ours, {data}, {title}: {metric} (mm)"] for title, metric in pairs}
+        there = " / ".join(str(row[f"published, real {title}: {metric} (mm)"]) for title, metric in pairs)
         found.append({key: row[name] for key, name in kept.items()} | ours | {"published, real data": there})
     return found
 
