@@ -330,6 +330,12 @@ def test_convert_writes_what_from_json_reads(tmp_path, capsys):
     assert "would move pixels by 0.5 px at most" in capsys.readouterr().out and (tmp_path / "p.png").stat().st_size
     assert main(["convert", str(tmp_path / "none"), str(out)]) == 1
     assert "error: " in capsys.readouterr().err
+    before = source.read_bytes()
+    (tmp_path / "link.json").symlink_to(source)
+    for places in ([source], [out, "--plot", source], [tmp_path / "link.json"], [tmp_path / "new.png"]):
+        assert main(["convert", str(source), *map(str, places)]) == 1
+        assert "would be overwritten" in capsys.readouterr().err
+    assert source.read_bytes() == before and not (tmp_path / "new.png").exists()
     write(tmp_path / "file", "")
     assert main(["convert", str(source), str(tmp_path / "file/x.json")]) == 1
     assert "choose another place" in capsys.readouterr().err
