@@ -36,7 +36,7 @@ from agego_lib.models import (
 from agego_lib.models.build import ABLATIONS, load_model, save_model
 from agego_lib.params import WindowSettings
 from agego_lib.skeleton import JOINT_NAMES, SIDE_COLOURS, side
-from agego_video import overlay, predict
+from agego_video import cameras, overlay, predict
 from agego_video.rig import AXES
 from agego_video.video import VideoError, VideoFile, VideoWriter, open_frames, render_video
 
@@ -642,8 +642,25 @@ def test_what_a_working_copy_lacks_is_told_by_its_settings(copy_of_project, tmp_
     assert "make repro" not in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_outside_of_any_project_that_of_the_code_counts(copy_of_project, trained, tmp_path, monkeypatch, capsys):
+    """With no option at all: its model, its demo, and its camera, which a note tells. A project here comes first."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    monkeypatch.setattr(cameras, "CODE", copy_of_project / "notebooks/deep")
+    note = f"no --calibration: frames are taken for ones of the camera of {copy_of_project / 'elsewhere/camera.json'}"
+    assert predict.main(["demo.mp4", "--demo", "--overlay=none"]) == 0
+    assert f"note: {note}\n" in capsys.readouterr().err and str(stored_in(Path("poses"))["camera_note"]) == note
+    found = predict.predict_video("demo.mp4", "b", overlay="none", model="artifacts/finetune/model.safetensors")
+    explicit = predict.predict_video("demo.mp4", "a", **trained, overlay="none")
+    np.testing.assert_array_equal(found.poses, explicit.poses)
+    monkeypatch.setattr(cameras, "CODE", tmp_path)
+    monkeypatch.chdir(copy_of_project / "notebooks")
+    assert predict.predict_video(tmp_path / "home/demo.mp4", tmp_path / "b", overlay="none").notes == []
+
+
 def test_without_a_project_both_files_are_named(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cameras, "CODE", tmp_path)
     video = write_file(tmp_path / "a.avi", 3)
     options = {name: f"--{name}={path}" for name, path in trained.items()}
     assert predict.main([str(video), "--overlay=none", *options.values()]) == 0
