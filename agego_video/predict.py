@@ -110,7 +110,7 @@ def predict_video(
     def stream():
         return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk)
 
-    outputs = Outputs(out, rate, eye, overlay, ", lens assumed" if fov else "", bvh, gltf, trajectory)
+    outputs = Outputs(out, rate, eye, overlay, bvh, gltf, trajectory)
     skipped, last, part = {}, None, stream()
     with interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
         try:

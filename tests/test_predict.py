@@ -1,6 +1,7 @@
 """Prediction of videos, streams and live frames, against the evaluation's own loop and against the whole model."""
 
 import csv
+import json
 import re
 import shutil
 import signal
@@ -532,10 +533,19 @@ def test_without_a_calibration_the_circle_stands_for_one(trained, tmp_path, caps
     frames = [np.where(inside[..., None], picture(n).clip(40), 4).astype(np.uint8) for n in range(6)]
     folder, out = write_pictures(tmp_path / "frames", frames), tmp_path / "out"
     arguments = [str(folder), "--out", str(out), "--model", str(trained["model"]), "--fov", "180"]
-    assert predict.main(arguments) == 0
+    (tmp_path / "slam.txt").write_text("0 0 0 3 1 0 0 0\n1 0 0 3 1 0 0 0\n")
+    assert predict.main([*arguments, "--gltf", "--trajectory", str(tmp_path / "slam.txt")]) == 0
     said = capsys.readouterr().err
     assert "note: no calibration: an equidistant lens of 180 degrees is assumed" in said
-    assert str(stored_in(out)["camera_note"]) in said
+    note = str(stored_in(out)["camera_note"])
+    assert note and note in said
+    # Every file that has a place for it says so.
+    for name in ("joints.csv", "joints_world.csv"):
+        table = np.genfromtxt(out / name, delimiter=",", names=True)
+        assert table.dtype.names[-1] == "assumed_fov_deg" and table["assumed_fov_deg"].tolist() == [180.0] * 6
+        assert len(table.dtype.names) == 2 + 45 + 1
+    glb = (out / "motion.glb").read_bytes()
+    assert json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]["extras"] == {"note": note}
     camera = predict.predict_video(folder, out, model=trained["model"], fov=180).camera
     np.testing.assert_allclose([*camera.centre, camera.radius], [84, 60.5, 50], atol=1)
     # Equidistant: 60 of 90 degrees lie at two thirds of the radius.
