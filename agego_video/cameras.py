@@ -139,8 +139,12 @@ def _cut_out(camera, size, whole, source, path):
             f"{source}: {found}, but the image of {path} has other proportions, {camera.size[0]}x{camera.size[1]} px; "
             "expected its size in the frames' pixels, before they were cut out of its middle"
         )
-    if size is None or size[0] > whole[0] or size[1] > whole[1]:
-        raise VideoError(f"{source}: frames of {size} px do not lie within {found}; expected at least the frames' size")
+    if size is None:  # no frame decodes, which is told once all have been tried
+        return camera, None
+    if size[0] > whole[0] or size[1] > whole[1]:
+        raise VideoError(
+            f"{source}: frames of {size[0]}x{size[1]} px do not lie within {found}; expected at least the frames' size"
+        )
     left, top = ((a - b) // 2 for a, b in zip(whole, size, strict=True))
     return camera.scaled(factor).cropped(left, top, size), (
         f"frames of {size[0]}x{size[1]} px are taken as the middle of {whole[0]}x{whole[1]} px, which are the whole "

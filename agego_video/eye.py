@@ -3,6 +3,7 @@
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 
 import cv2
 import numpy as np
@@ -122,7 +123,7 @@ def usable(name):
     # Backends that are not built in, or have no hardware, fail in several ways.
     except (RuntimeError, AssertionError, ImportError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0]
+        reason = shorten(str(error).splitlines()[0], 120)  # some name dozens of backends
         raise VideoError(f"--device {name}: not usable here ({reason}); expected one of {', '.join(there)}") from None
     return name
 

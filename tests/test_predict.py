@@ -222,7 +222,16 @@ def test_a_faster_video_thinned_out(trained, model, tmp_path):
     np.testing.assert_allclose(result.poses, reference(model, decoded(path)[::2]), **CLOSE)
     assert result.frames.tolist() == list(range(0, 21, 2)) and result.fps == 12.5
     np.testing.assert_allclose(result.seconds, np.arange(0, 21, 2) / 25, atol=1e-3)
-    assert "12.5 frames a second" in result.notes[0]
+    assert "12.5 frames a second" in result.notes[0] and "--every 1 takes 25 a second of it" in result.notes[0]
+    render = {"fps": 238.374, "size": SIZE}
+    with VideoWriter(tmp_path / "slow.mp4", **render) as writer:
+        for number in range(20):
+            writer.write(picture(number), number / render["fps"])
+    slow = predict.predict_video(tmp_path / "slow.mp4", tmp_path / "out", **trained)
+    assert "--every 8 takes 29.8 a second of it" in slow.notes[-1]
+    assert "motion looks" not in str(
+        predict.predict_video(tmp_path / "slow.mp4", tmp_path / "b", **trained, every=8).notes
+    )
 
 
 def test_a_video_cut_in_the_middle_of_a_frame(trained, model, tmp_path):
@@ -351,11 +360,12 @@ def test_folders_of_many_videos(tmp_path):
         predict.folders_for(["a.mp4", "b.mp4", "./a.mp4"], "out")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "meta", "gpu", "xla", "vulkan"])
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "gpu", "xla", "vulkan", "mps"])
 def test_a_device_that_is_not_there(trained, tmp_path, name):
     folder = write_folder(tmp_path / "frames", range(3))
-    with pytest.raises(VideoError, match=rf"--device {name}: not usable here .*expected one of cpu"):
+    with pytest.raises(VideoError, match=rf"--device {name}: not usable here .*expected one of cpu") as caught:
         predict.predict_video(folder, tmp_path / "out", **trained, device=name)
+    assert len(str(caught.value)) < 220
     assert not (tmp_path / "out").exists()
 
 
@@ -497,6 +507,9 @@ def test_frames_of_another_size_are_taken_as_what_they_look_like(trained, tmp_pa
     for options, message in (({"frame_size": (320, 200)}, "other proportions"), ({"frame_size": (160, 128)}, "within")):
         with pytest.raises(VideoError, match=message):
             predict.predict_video(tmp_path / "middle", tmp_path / "out", **trained, **options)
+    (write_folder(tmp_path / "cut", []) / "0.png").write_bytes(b"\x89PNG")
+    with pytest.raises(VideoError, match="no frame can be used"):
+        predict.predict_video(tmp_path / "cut", tmp_path / "out", **trained, frame_size=(320, 256))
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
