@@ -67,6 +67,14 @@ def calibrate_board(source, board: Board):
     return calibrate(board, spread(views), size, str(source)), looked
 
 
+def _check_places(options):
+    """Raises CalibrationError where an output would take the place of the input, or of the other one."""
+    places = {}
+    for path in (options.source, options.out, options.plot):
+        if places.setdefault(path.resolve(), path) is not path:
+            raise CalibrationError(f"{path}: would be overwritten; choose another place for the output")
+
+
 def _write(out, plot, camera, picture):
     """The calibration and its picture, each whole or not at all. Raises CalibrationError where that is impossible."""
     try:
@@ -110,7 +118,7 @@ def _convert(options):
     if found.affine:
         print(f"affine terms, left out as in the data sets' code, would move pixels by {found.affine:.3g} px at most")
     _tell_lens(found.camera)
-    _write(options.out, options.plot or options.out.with_suffix(".png"), found.camera, draw_lens(found))
+    _write(options.out, options.plot, found.camera, draw_lens(found))
 
 
 def _calibrate(options):
@@ -125,7 +133,7 @@ def _calibrate(options):
     print(f"residual {found.rms:.3f} px (RMS); corners in {found.coverage:.0%} of the picture's parts, to "
           f"{found.degrees:.0f} degrees from the axis: beyond, the lens is as its formula goes on")  # fmt: skip
     _tell_lens(found.fit.camera)
-    _write(options.out, options.plot or options.out.with_suffix(".png"), found.fit.camera, draw_board(found))
+    _write(options.out, options.plot, found.fit.camera, draw_board(found))
 
 
 def _sides(text):
@@ -168,7 +176,9 @@ def main(arguments=None):
         command.add_argument("out", type=Path, metavar="OUT.json")
         command.add_argument("--plot", type=Path, metavar="PNG", help="picture to draw (default: OUT.png)")
     options = parser.parse_args(arguments)
+    options.plot = options.plot or options.out.with_suffix(".png")
     try:
+        _check_places(options)
         options.run(options)
     except (CalibrationError, VideoError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,20 @@ from agego_video.video import VideoError, open_frames
 
 FOVS = (60, 300)  # degrees across an image circle, of lenses that there are
 BETWEEN = 15  # frames, between those that show the image circle: half a second, in which the light moves
+CODE = Path(__file__).parent
 TOLD = 0.5  # px, by which a calibration of another model is fitted, from which on it is told
+
+
+def project():
+    """The folder of the project here, or outside of any, of the one that this code lies in. Raises SettingsError."""
+    try:
+        return params.find_root()
+    except params.SettingsError:
+        try:
+            return params.find_root(CODE)
+        except params.SettingsError:  # the code alone is installed
+            pass
+        raise
 
 
 def resolved(path):
@@ -20,17 +33,17 @@ def resolved(path):
     path = Path(path)
     if not path.exists():
         try:
-            there = params.find_root() / path
-        except params.SettingsError:  # no project
+            there = project() / path
+        except params.SettingsError:
             return path
         return there if there.exists() else path
     return path
 
 
 def project_for(option):
-    """(folder, settings of its data) of the project here, whose files an option stands in for."""
+    """(folder, settings of its data) of the `project`, whose files an option stands in for."""
     try:
-        root = params.find_root()
+        root = project()
     except params.SettingsError as error:
         raise params.SettingsError(f"{error}, or name a file of your own with {option}") from None
     return root, params.load(root / "params.yaml").dataset
@@ -42,8 +55,7 @@ def camera_of(frames, source, calibration, name, fov, frame_size) -> tuple[Fishe
         if calibration is not None or name is not None or frame_size is not None:
             raise VideoError(f"{source}: --fov stands in for a calibration; leave --calibration, or --fov, out")
         return _assumed(frames, source, fov)
-    path, found = _camera(calibration, name)
-    notes = []
+    path, found, notes = _camera(calibration, name)
     if found.fit and found.fit.miss > TOLD:
         notes.append(
             f"{path}: {found.kind}, fitted to {found.fit.miss:.2g} px at the worst place: this project's cameras are "
@@ -127,8 +139,12 @@ def _cut_out(camera, size, whole, source, path):
             f"{source}: {found}, but the image of {path} has other proportions, {camera.size[0]}x{camera.size[1]} px; "
             "expected its size in the frames' pixels, before they were cut out of its middle"
         )
-    if size is None or size[0] > whole[0] or size[1] > whole[1]:
-        raise VideoError(f"{source}: frames of {size} px do not lie within {found}; expected at least the frames' size")
+    if size is None:  # no frame decodes, which is told once all have been tried
+        return camera, None
+    if size[0] > whole[0] or size[1] > whole[1]:
+        raise VideoError(
+            f"{source}: frames of {size[0]}x{size[1]} px do not lie within {found}; expected at least the frames' size"
+        )
     left, top = ((a - b) // 2 for a, b in zip(whole, size, strict=True))
     return camera.scaled(factor).cropped(left, top, size), (
         f"frames of {size[0]}x{size[1]} px are taken as the middle of {whole[0]}x{whole[1]} px, which are the whole "
@@ -137,15 +153,17 @@ def _cut_out(camera, size, whole, source, path):
 
 
 def _camera(path, name):
-    """-> (path, Calibration)."""
-    default = ""
+    """-> (path, Calibration, notes)."""
+    default, notes = "", []
     if path is None:
         root, data = project_for("--calibration")
         path = params.locate(root, data.sceneego.calibration)
+        if not Path.cwd().is_relative_to(root):
+            notes = [f"no --calibration: frames are taken for ones of the camera of {path}"]
         default = "; the default is dataset.sceneego.calibration of params.yaml" + rendered(data)
     path = resolved(path)
     try:
-        return path, read_camera(path, name)
+        return path, read_camera(path, name), notes
     except CalibrationError as error:
         if path.is_file():
             raise

@@ -3,6 +3,7 @@
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 
 import cv2
 import numpy as np
@@ -48,7 +49,7 @@ class Eye:
 
     network: for inference, on its device; window: the frames it looks at together, as its config has them. camera: of
     the frames as they are stored; upright: of the same, turned clockwise by `quarters` of a circle, whose view it sees.
-    notes: how the camera became known.
+    notes: how the camera became known. fov: degrees, where the lens is not known but assumed; else None.
     """
 
     network: torch.nn.Module
@@ -58,6 +59,7 @@ class Eye:
     quarters: int
     view: InputView
     notes: list
+    fov: float | None = None
 
     @classmethod
     def of(cls, frames, source, model, calibration, camera, fov, frame_size, mount_roll, device):
@@ -70,7 +72,7 @@ class Eye:
         upright = own.turned(quarters)
         view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
         network = for_inference(network).to(usable(device))
-        return cls(network, config["window"], own, upright, quarters, view, notes)
+        return cls(network, config["window"], own, upright, quarters, view, notes, fov)
 
     def look(self, frame):
         """A BGR frame as it is stored -> (it upright, the view in RGB). Raises ValueError for one of another size."""
@@ -121,7 +123,7 @@ def usable(name):
     # Backends that are not built in, or have no hardware, fail in several ways.
     except (RuntimeError, AssertionError, ImportError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0]
+        reason = shorten(str(error).splitlines()[0], 120)  # some name dozens of backends
         raise VideoError(f"--device {name}: not usable here ({reason}); expected one of {', '.join(there)}") from None
     return name
 

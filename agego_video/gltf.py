@@ -84,12 +84,12 @@ def _body(rest, buffer):
     }
 
 
-def write_gltf(path, poses, seconds, axes=AXES):
+def write_gltf(path, poses, seconds, axes=AXES, note=""):
     """Write poses (N, 15, 3), metres, at times (N,) in seconds, as a binary glTF file.
 
     Nodes are `rig.NAMES`; each has a place and a rotation for every pose, so that all joints are exact. Time is that of
     the poses, from the first one's, at any pace; viewers fill in linearly. Of poses with one time the first is kept.
-    axes: (3, 3) from the poses' axes to glTF's (y up, z forward), by default from the camera's.
+    axes: (3, 3) from the poses' axes to glTF's (y up, z forward), by default from the camera's. note: a text to keep.
     Raises ValueError for poses as `rig` does.
     """
     motion = rig(poses, axes)
@@ -121,7 +121,7 @@ def write_gltf(path, poses, seconds, axes=AXES):
         for joint, name in enumerate(NAMES)
     ]
     content = {
-        "asset": {"version": "2.0", "generator": "AG-EgoPose"},
+        "asset": {"version": "2.0", "generator": "AG-EgoPose"} | ({"extras": {"note": note}} if note else {}),
         "scene": 0,
         "scenes": [{"nodes": [0, len(nodes)]}],
         "nodes": [*nodes, {"name": "body", "mesh": 0, "skin": 0}],

@@ -74,7 +74,7 @@ class Live:
         device=None, capture=None, pace=1.0, every_frame=False,
     ):  # fmt: skip
         self.source, self.name = open_source(source, capture), source
-        self._pace, self._every, self._assumed, self._reader = pace, every_frame, fov is not None, None
+        self._pace, self._every, self._reader = pace, every_frame, None
         self.skipped = Counter()
         try:
             self.eye = Eye.of(self.source, source, model, calibration, camera, fov, frame_size, mount_roll, device)
@@ -117,7 +117,7 @@ class Live:
 
     def overlay(self, pose, caption=""):
         """The picture of a LivePose -> (h, w, 3) BGR uint8: its joints in the frame, and in 3D beside it."""
-        caption = f"{pose.seconds:.2f} s{caption}{', lens assumed' if self._assumed else ''}"
+        caption = f"{pose.seconds:.2f} s{caption}{', lens assumed' if self.eye.fov else ''}"
         return drawing.draw(drawing.small(pose.frame), pose.upright, self.eye.upright, caption)
 
     def close(self):
@@ -212,7 +212,7 @@ def _run(live, senders, window, interrupted):
     times = deque(maxlen=KEPT)
     try:
         for pose in live.poses(interrupted):
-            line = as_json(pose.number, pose.seconds, pose.joints)
+            line = as_json(pose.number, pose.seconds, pose.joints, live.eye.fov)
             for sender in senders:
                 sender.send(line, pose.joints, ahead + pose.came)
             report.count += 1
@@ -283,7 +283,7 @@ def _outputs(options, stack):
     window = None if options.no_window else kept(Window())
     senders = [kept(Lines(options.out))] if options.out else []
     if options.osc:
-        senders.append(kept(Osc(*options.osc)))
+        senders.append(kept(Osc(*options.osc, options.fov)))
     if options.websocket:
         senders.append(kept(WebSocket(*options.websocket)))
         print(f"note: joints at ws://{options.websocket[0]}:{senders[-1].port}", file=sys.stderr)

@@ -24,6 +24,8 @@ OUTPUTS = {
     "gltf": "motion.glb",
     "overlay": "overlay.mp4",
 }
+# The last column is there where the lens is assumed, and in all rows the same.
+ASSUMED = "assumed_fov_deg"
 HEADER = ("frame", "time_s", *(f"{name}_{axis}_m" for name in JOINT_NAMES for axis in "xyz"))
 
 
@@ -31,13 +33,16 @@ class Outputs:
     """The files of one prediction. Rows and overlay frames are written as their poses become known.
 
     Poses come upright, as the overlay and the BVH file show them; joints are written in the axes of the camera as it is
-    mounted. eye: an Eye. caption: of the overlay, after the time. bvh: of KINDS. gltf: whether to write one.
-    trajectory: into the world, or None. notes: what is worth saying of the files, once they are finished.
+    mounted. eye: an Eye. bvh: of KINDS. gltf: whether to write one. trajectory: into the world, or None. notes: what is
+    worth saying of the files, once they are finished.
     """
 
-    def __init__(self, out, fps, eye, overlay, caption, bvh, gltf, trajectory):
+    def __init__(self, out, fps, eye, overlay, bvh, gltf, trajectory):
         self.out, self.fps, self.eye, self.overlay = Path(out), fps, eye, overlay
-        self._caption, self._bvh, self._gltf, self._trajectory = caption, bvh, gltf, trajectory
+        self._bvh, self._gltf, self._trajectory = bvh, gltf, trajectory
+        self._caption, self._header, self._last = "", HEADER, []
+        if eye.fov is not None:
+            self._caption, self._header, self._last = ", lens assumed", (*HEADER, ASSUMED), [f"{eye.fov:g}"]
         with self._errors():
             self.out.mkdir(parents=True, exist_ok=True)
         self._file, self._waiting, self._writer = None, deque(), None
@@ -58,7 +63,7 @@ class Outputs:
                 (self.out / name).unlink(missing_ok=True)
             self._file = (self.out / OUTPUTS["csv"]).open("w", newline="")
         self._rows = csv.writer(self._file)
-        self._rows.writerow(HEADER)
+        self._rows.writerow(self._header)
 
     def wait(self, number, seconds, frame):
         """A frame whose pose is not known yet; kept as JPEG, a tenth of its pixels' size."""
@@ -74,7 +79,7 @@ class Outputs:
                 self._start()
             number, seconds, picture = self._waiting.popleft()
             mounted = self.eye.turn_back(pose)
-            self._rows.writerow(_row(number, seconds, mounted))
+            self._rows.writerow(_row(number, seconds, mounted) + self._last)
             if picture is not None:
                 self._draw(seconds, cv2.imdecode(picture, cv2.IMREAD_COLOR), pose)
             self.poses.append(mounted)
@@ -131,11 +136,12 @@ class Outputs:
             known = np.isfinite(self.world).all((1, 2))
             shown, frames, seconds = self.world[known], frames[known], seconds[known]
             with files["world"].open("w", newline="") as file:
-                csv.writer(file).writerows([HEADER, *map(_row, frames, seconds, shown)])
+                rows = [_row(*row) + self._last for row in zip(frames, seconds, shown, strict=True)]
+                csv.writer(file).writerows([self._header, *rows])
         even = _without_gaps(shown, frames, seconds, self.fps)
         self.bvh_misses = 1000 * write_bvh(files["bvh"], even, self.fps, axes, self._bvh)
         if self._gltf:
-            write_gltf(files["gltf"], shown, seconds, axes)
+            write_gltf(files["gltf"], shown, seconds, axes, "; ".join(self.eye.notes) if self._last else "")
 
 
 def _row(number, seconds, pose):

@@ -110,7 +110,7 @@ def predict_video(
     def stream():
         return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk)
 
-    outputs = Outputs(out, rate, eye, overlay, ", lens assumed" if fov else "", bvh, gltf, trajectory)
+    outputs = Outputs(out, rate, eye, overlay, bvh, gltf, trajectory)
     skipped, last, part = {}, None, stream()
     with interrupts() as interrupted, bar(frames.total, "predicting", "frame") as progress:
         try:
@@ -136,7 +136,9 @@ def predict_video(
     skipped |= frames.skipped
     if not outputs.poses:
         _fail_without_poses(source, skipped)
-    pace = eye.pace_note(rate, "--every thins a faster video out")
+    thinned = max(1, round(frames.fps / 30))
+    advice = f"--every {thinned} takes {frames.fps / thinned:.3g} a second of it" if thinned != every else "film at 30"
+    pace = eye.pace_note(rate, advice)
     notes = [*frames.notes, *eye.notes, *outputs.notes, *([pace] if pace else [])]
     if uneven(np.array(outputs.frames), np.array(outputs.seconds), rate):
         notes.append(

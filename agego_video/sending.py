@@ -17,10 +17,14 @@ HERE = ("localhost", "127.0.0.1", "::1")
 _NTP = 2_208_988_800  # seconds from 1900, where OSC's time starts, to 1970
 
 
-def as_json(number, seconds, joints):
-    """A frame's number, its time in seconds and its joints (15, 3) in metres -> one line of JSON, to micrometres."""
+def as_json(number, seconds, joints, fov=None):
+    """A frame's number, its time in seconds and its joints (15, 3) in metres -> one line of JSON, to micrometres.
+
+    fov: degrees, of a lens that is assumed; said in the line.
+    """
     named = {name: [round(float(v), 6) for v in joint] for name, joint in zip(JOINT_NAMES, joints, strict=True)}
-    return json.dumps({"frame": int(number), "seconds": round(float(seconds), 6), "joints": named})
+    assumed = {} if fov is None else {"assumed_fov_deg": fov}
+    return json.dumps({"frame": int(number), "seconds": round(float(seconds), 6), "joints": named} | assumed)
 
 
 class Lines:
@@ -54,15 +58,18 @@ def _padded(text):
     return data + bytes(4 - len(data) % 4)
 
 
-def osc_bundle(joints, clock):
+def osc_bundle(joints, clock, fov=None):
     """Joints (15, 3) in metres -> one OSC bundle: a message /agego/JOINT with x, y, z for each.
 
-    clock: Unix time of the frame, seconds, which is the bundle's time tag.
+    clock: Unix time of the frame, seconds, which is the bundle's time tag. fov: degrees, of a lens that is assumed: one
+    more message, /agego/assumed_fov_deg.
     """
     whole = int(clock)
     parts = [_padded("#bundle"), struct.pack(">II", (whole + _NTP) % 2**32, int((clock - whole) * 2**32))]
-    for name, joint in zip(JOINT_NAMES, joints, strict=True):
-        message = _padded(f"/agego/{name}") + _padded(",fff") + struct.pack(">3f", *joint)
+    values = [*zip(JOINT_NAMES, joints, strict=True), *([] if fov is None else [("assumed_fov_deg", [fov])])]
+    for name, numbers in values:
+        message = _padded(f"/agego/{name}") + _padded("," + "f" * len(numbers))
+        message += struct.pack(f">{len(numbers)}f", *numbers)
         parts += [struct.pack(">i", len(message)), message]
     return b"".join(parts)
 
@@ -70,8 +77,8 @@ def osc_bundle(joints, clock):
 class Osc:
     """Each frame's joints as one OSC bundle in one UDP datagram. Raises VideoError where they cannot be sent."""
 
-    def __init__(self, host, port):
-        self.name = f"--osc {host}:{port}"
+    def __init__(self, host, port, fov=None):
+        self.name, self._fov = f"--osc {host}:{port}", fov
         try:
             family, kind, protocol, _, self._to = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             self._socket = socket.socket(family, kind, protocol)
@@ -80,7 +87,7 @@ class Osc:
 
     def send(self, line, joints, clock):
         try:
-            self._socket.sendto(osc_bundle(joints, clock), self._to)
+            self._socket.sendto(osc_bundle(joints, clock, self._fov), self._to)
         except OSError as error:
             raise VideoError(f"{self.name}: cannot be sent to ({error}); check the network") from None
 

@@ -92,7 +92,8 @@ class Trajectory:
             heights = (joints[known] @ self.axes.T)[:, _FEET, 1].min(-1)
             lift = -np.percentile(heights, STANDING)
             joints += lift * self.axes[1]
-            notes.append(f"{self.path}: the world is moved up by {lift:.3f} m, so that the feet stand at height 0")
+            way = f"{'up' if lift >= 0 else 'down'} by {abs(lift):.3f} m"
+            notes.append(f"{self.path}: the world is moved {way}, so that the feet stand at height 0")
         return joints, notes
 
 

@@ -62,7 +62,7 @@ class VideoFile:
         if frame.rotation:
             self.notes.append(
                 f"{path}: a tag asks players to turn its pictures by {frame.rotation} degrees; they are used as they "
-                "are stored, as the calibration must be of the stored pixels"
+                "are stored, as the calibration must be of the stored pixels; --mount-roll if they are not upright"
             )
 
     def _open(self):

@@ -51,18 +51,22 @@ PLAIN = {
                      "image_width": 1280, "image_height": 1024},
     "ROS": {"image_width": 1280, "image_height": 1024, "camera_name": "head", "distortion_model": "equidistant",
             "camera_matrix": matrix(K, 3, 3), "distortion_coefficients": matrix(D, 1, 4)},
+    "img_size": {"K": K.tolist(), "dist_coeff": D.tolist(), "img_size": [1280, 1024]},
+    "w": {"K": K.tolist(), "distortion": D.tolist(), "w": 1280, "h": 1024},
     "resolution": {"mtx": K.tolist(), "dist": [str(d) for d in D], "resolution": [1280, 1024]},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["yml", "4.yml", "json", *PLAIN])
+@pytest.mark.parametrize("kind", ["yml", "4.yml", "flat.yml", "json", "flat.json", *PLAIN])
 def test_opencvs_fisheye_model(tmp_path, kind):
     path = tmp_path / f"camera.{kind}"
     if kind in PLAIN:
         write(path, PLAIN[kind] if kind == "K" else yaml.safe_dump(PLAIN[kind]))
     else:
         storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
-        for name, value in (("image_width", 1280), ("image_height", 1024), ("K", K), ("D", D[:, None])):
+        size = {"image_size": np.array([1280, 1024])} if "flat" in kind else {"image_width": 1280, "image_height": 1024}
+        # A flat array has another type in the file.
+        for name, value in {**size, "K": K, "D": D if "flat" in kind else D[:, None]}.items():
             storage.write(name, value)
         storage.release()
         if kind == "4.yml":
@@ -326,6 +330,12 @@ def test_convert_writes_what_from_json_reads(tmp_path, capsys):
     assert "would move pixels by 0.5 px at most" in capsys.readouterr().out and (tmp_path / "p.png").stat().st_size
     assert main(["convert", str(tmp_path / "none"), str(out)]) == 1
     assert "error: " in capsys.readouterr().err
+    before = source.read_bytes()
+    (tmp_path / "link.json").symlink_to(source)
+    for places in ([source], [out, "--plot", source], [tmp_path / "link.json"], [tmp_path / "new.png"]):
+        assert main(["convert", str(source), *map(str, places)]) == 1
+        assert "would be overwritten" in capsys.readouterr().err
+    assert source.read_bytes() == before and not (tmp_path / "new.png").exists()
     write(tmp_path / "file", "")
     assert main(["convert", str(source), str(tmp_path / "file/x.json")]) == 1
     assert "choose another place" in capsys.readouterr().err

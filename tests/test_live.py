@@ -486,6 +486,23 @@ def test_without_a_calibration_the_circle_of_a_camera(trained, capture):
         assert pose.number > 100 and source.overlay(pose).shape == (128, 288, 3)
 
 
+def test_an_assumed_lens_is_told_with_every_pose(trained, tmp_path, capsys):
+    inside = np.hypot(*(np.mgrid[:128, :160] - np.array([60.5, 84.0])[:, None, None])) < 50
+    for n in range(3):
+        cv2.imwrite(str(tmp_path / f"{n}.png"), np.where(inside[..., None], picture(n).clip(40), 4).astype(np.uint8))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(20)
+        options = [f"--osc=127.0.0.1:{receiver.getsockname()[1]}", f"--model={trained['model']}", "--fov=190"]
+        assert live.main([f"--camera={tmp_path}", "--no-window", "--every-frame", "--out=-", *options]) == 0
+        bundles = [decode_osc(receiver.recv(4096))[1] for _ in range(3)]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["assumed_fov_deg"] for line in lines] == [190.0] * 3
+    for line, found in zip(lines, bundles, strict=True):
+        assert found.pop("/agego/assumed_fov_deg") == [190.0]
+        np.testing.assert_allclose([*found.values()], [*line["joints"].values()], atol=1e-6)
+
+
 @pytest.fixture
 def server(tmp_path):
     """Address of an HTTP server of a folder."""

@@ -1,6 +1,7 @@
 """Prediction of videos, streams and live frames, against the evaluation's own loop and against the whole model."""
 
 import csv
+import json
 import re
 import shutil
 import signal
@@ -36,7 +37,7 @@ from agego_lib.models import (
 from agego_lib.models.build import ABLATIONS, load_model, save_model
 from agego_lib.params import WindowSettings
 from agego_lib.skeleton import JOINT_NAMES, SIDE_COLOURS, side
-from agego_video import overlay, predict
+from agego_video import cameras, overlay, predict
 from agego_video.rig import AXES
 from agego_video.video import VideoError, VideoFile, VideoWriter, open_frames, render_video
 
@@ -221,7 +222,16 @@ def test_a_faster_video_thinned_out(trained, model, tmp_path):
     np.testing.assert_allclose(result.poses, reference(model, decoded(path)[::2]), **CLOSE)
     assert result.frames.tolist() == list(range(0, 21, 2)) and result.fps == 12.5
     np.testing.assert_allclose(result.seconds, np.arange(0, 21, 2) / 25, atol=1e-3)
-    assert "12.5 frames a second" in result.notes[0]
+    assert "12.5 frames a second" in result.notes[0] and "--every 1 takes 25 a second of it" in result.notes[0]
+    render = {"fps": 238.374, "size": SIZE}
+    with VideoWriter(tmp_path / "slow.mp4", **render) as writer:
+        for number in range(20):
+            writer.write(picture(number), number / render["fps"])
+    slow = predict.predict_video(tmp_path / "slow.mp4", tmp_path / "out", **trained)
+    assert "--every 8 takes 29.8 a second of it" in slow.notes[-1]
+    assert "motion looks" not in str(
+        predict.predict_video(tmp_path / "slow.mp4", tmp_path / "b", **trained, every=8).notes
+    )
 
 
 def test_a_video_cut_in_the_middle_of_a_frame(trained, model, tmp_path):
@@ -350,11 +360,12 @@ def test_folders_of_many_videos(tmp_path):
         predict.folders_for(["a.mp4", "b.mp4", "./a.mp4"], "out")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "meta", "gpu", "xla", "vulkan"])
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "gpu", "xla", "vulkan", "mps"])
 def test_a_device_that_is_not_there(trained, tmp_path, name):
     folder = write_folder(tmp_path / "frames", range(3))
-    with pytest.raises(VideoError, match=rf"--device {name}: not usable here .*expected one of cpu"):
+    with pytest.raises(VideoError, match=rf"--device {name}: not usable here .*expected one of cpu") as caught:
         predict.predict_video(folder, tmp_path / "out", **trained, device=name)
+    assert len(str(caught.value)) < 220
     assert not (tmp_path / "out").exists()
 
 
@@ -496,6 +507,9 @@ def test_frames_of_another_size_are_taken_as_what_they_look_like(trained, tmp_pa
     for options, message in (({"frame_size": (320, 200)}, "other proportions"), ({"frame_size": (160, 128)}, "within")):
         with pytest.raises(VideoError, match=message):
             predict.predict_video(tmp_path / "middle", tmp_path / "out", **trained, **options)
+    (write_folder(tmp_path / "cut", []) / "0.png").write_bytes(b"\x89PNG")
+    with pytest.raises(VideoError, match="no frame can be used"):
+        predict.predict_video(tmp_path / "cut", tmp_path / "out", **trained, frame_size=(320, 256))
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -532,10 +546,19 @@ def test_without_a_calibration_the_circle_stands_for_one(trained, tmp_path, caps
     frames = [np.where(inside[..., None], picture(n).clip(40), 4).astype(np.uint8) for n in range(6)]
     folder, out = write_pictures(tmp_path / "frames", frames), tmp_path / "out"
     arguments = [str(folder), "--out", str(out), "--model", str(trained["model"]), "--fov", "180"]
-    assert predict.main(arguments) == 0
+    (tmp_path / "slam.txt").write_text("0 0 0 3 1 0 0 0\n1 0 0 3 1 0 0 0\n")
+    assert predict.main([*arguments, "--gltf", "--trajectory", str(tmp_path / "slam.txt")]) == 0
     said = capsys.readouterr().err
     assert "note: no calibration: an equidistant lens of 180 degrees is assumed" in said
-    assert str(stored_in(out)["camera_note"]) in said
+    note = str(stored_in(out)["camera_note"])
+    assert note and note in said
+    # Every file that has a place for it says so.
+    for name in ("joints.csv", "joints_world.csv"):
+        table = np.genfromtxt(out / name, delimiter=",", names=True)
+        assert table.dtype.names[-1] == "assumed_fov_deg" and table["assumed_fov_deg"].tolist() == [180.0] * 6
+        assert len(table.dtype.names) == 2 + 45 + 1
+    glb = (out / "motion.glb").read_bytes()
+    assert json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]["extras"] == {"note": note}
     camera = predict.predict_video(folder, out, model=trained["model"], fov=180).camera
     np.testing.assert_allclose([*camera.centre, camera.radius], [84, 60.5, 50], atol=1)
     # Equidistant: 60 of 90 degrees lie at two thirds of the radius.
@@ -642,8 +665,25 @@ def test_what_a_working_copy_lacks_is_told_by_its_settings(copy_of_project, tmp_
     assert "make repro" not in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_outside_of_any_project_that_of_the_code_counts(copy_of_project, trained, tmp_path, monkeypatch, capsys):
+    """With no option at all: its model, its demo, and its camera, which a note tells. A project here comes first."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    monkeypatch.setattr(cameras, "CODE", copy_of_project / "notebooks/deep")
+    note = f"no --calibration: frames are taken for ones of the camera of {copy_of_project / 'elsewhere/camera.json'}"
+    assert predict.main(["demo.mp4", "--demo", "--overlay=none"]) == 0
+    assert f"note: {note}\n" in capsys.readouterr().err and str(stored_in(Path("poses"))["camera_note"]) == note
+    found = predict.predict_video("demo.mp4", "b", overlay="none", model="artifacts/finetune/model.safetensors")
+    explicit = predict.predict_video("demo.mp4", "a", **trained, overlay="none")
+    np.testing.assert_array_equal(found.poses, explicit.poses)
+    monkeypatch.setattr(cameras, "CODE", tmp_path)
+    monkeypatch.chdir(copy_of_project / "notebooks")
+    assert predict.predict_video(tmp_path / "home/demo.mp4", tmp_path / "b", overlay="none").notes == []
+
+
 def test_without_a_project_both_files_are_named(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cameras, "CODE", tmp_path)
     video = write_file(tmp_path / "a.avi", 3)
     options = {name: f"--{name}={path}" for name, path in trained.items()}
     assert predict.main([str(video), "--overlay=none", *options.values()]) == 0

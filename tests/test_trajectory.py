@@ -103,7 +103,7 @@ def test_up_and_floor(up, tall):
     heights = joints @ height
     # A toe is 1.65 m below the camera.
     assert heights[1:].min() == pytest.approx(0, abs=1e-9) and heights[0].min() == pytest.approx(-0.0165, abs=1e-6)
-    assert "moved up by -7.250 m" in note
+    assert "moved down by 7.250 m" in note
     # In the programs' axes up is y, and left stays left.
     axes = UPS[up]
     assert np.linalg.det(axes) == pytest.approx(1)

@@ -23,9 +23,9 @@ _short.maxlevel = 2  # as deep as numbers may lie: more would make a long messag
 short = _short.repr
 # Spellings in use, in lower case and without what is no letter or digit.
 _MATRIX = ("k", "cameramatrix", "intrinsicmatrix", "mtx")
-_COEFFICIENTS = ("d", "distcoeffs", "dist", "distortioncoefficients", "distortioncoeffs")
-_SIZE = ("size", "imagesize", "dim", "resolution")
-_WIDTH, _HEIGHT = ("imagewidth", "width"), ("imageheight", "height")
+_COEFFICIENTS = ("d", "distcoeffs", "distcoeff", "dist", "distortioncoefficients", "distortioncoeffs", "distortion")
+_SIZE = ("size", "imagesize", "imgsize", "dim", "resolution")
+_WIDTH, _HEIGHT = ("imagewidth", "width", "w"), ("imageheight", "height", "h")
 _FISHEYE = ("fisheye", "equidistant", "equi", "kannalabrandt", "kb4", "opencvfisheye")
 
 
@@ -55,9 +55,9 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:opencv-matrix", lambda loader, node: loader.construct_mapping(node, deep=True)
-)
+# The second is how OpenCV 5 writes an array of one dimension.
+for _tag in ("opencv-matrix", "opencv-nd-matrix"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", lambda loader, node: loader.construct_mapping(node, deep=True))
 
 
 def read_camera(path: str | Path, camera: str | None = None) -> Calibration:
@@ -234,7 +234,10 @@ def _opencv(raw, path):
         where, value = get(_SIZE, "image size")
         size = _size(_array(value, where, 2), where)
     else:
-        found = [get(names, f"image size ('image_{what}')") for names, what in ((_WIDTH, "width"), (_HEIGHT, "height"))]
+        found = [
+            get(names, f"image size ('size': [width, height], or 'image_{what}')")
+            for names, what in ((_WIDTH, "width"), (_HEIGHT, "height"))
+        ]
         size = _size([_array(value, where, 1)[0] for where, value in found], f"{path}: image size")
     if "xi" in plain:
         key, value = plain["xi"]
