@@ -418,6 +418,11 @@ def test_published_layouts(rendered):
             assert sorted(path.name for path in (folder / "imgs").iterdir()) == frames
             assert visibility["in_image"].shape == visibility["hidden"].shape == (12, 15)
             assert not (visibility["hidden"] & ~visibility["in_image"]).any()
+            depth = np.load(folder / "depth.npz")
+            assert depth["frame_names"].tolist() == frames and depth["distance"].shape == (12, 48, 60)
+            # In the middle, feet or floor: farther than the camera is high.
+            assert depth["distance"].dtype == np.float16 and (depth["distance"][:, 20:28, 26:34] > 0.1).all()
+            assert not depth["distance"][:, 0, 0].any()
             image = cv2.imread(str(folder / "imgs" / frames[0]))
             assert image.shape == (256, 320, 3)
             assert image[:20, :20].mean() < 45 and image[100:150, 140:180].mean() > 15
