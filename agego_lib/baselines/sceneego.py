@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from agego_lib.datasets.prepared import DEPTH_SIDE
 
 from .base import Baseline, Context
+from .egowholemocap import soft_argmax
 from .lens import project, unproject
 
 GRID = 16  # voxels a side, about 17 cm each
@@ -55,20 +56,23 @@ class Block(nn.Module):
 class SceneEgo(Baseline):
     """3D heatmaps in voxels that know what is seen through them and where the scene is (Wang et al., CVPR 2023).
 
-    Kept: features and heatmaps of the view are lifted into a grid of voxels in the camera's frame, each reading where
-    the calibrated fisheye camera sees it; the depth of the scene behind the body, as if nobody were there, comes into
-    the same grid; a 3D encoder-decoder like V2V-PoseNet gives a 3D heatmap for each joint, whose expected place is the
-    joint. With true depth, or with that of a network that learns from it by its own loss, which sends no gradient
-    through the voxels. Not kept: the backbones (features are the frozen trunk's; their pooled context enters the
-    middle of the 3D network, the heatmaps' logarithm its output), the segmentation and inpainting that give the
-    original its depth behind the body (here the network learns it at once), training on several data sets in stages,
-    occupied voxels (here each says how far before or behind the surface it lies, and whether that is known), 64^3.
+    Kept: features of a frozen 2D network are lifted into voxels in the camera's frame, each reading where the
+    calibrated fisheye camera sees it; the depth of the scene behind the body, as if nobody were there, comes into the
+    same grid; a 3D encoder-decoder like V2V-PoseNet gives a 3D heatmap for each joint, whose expected place is the
+    joint. The depth is the true one, or that of a network which learns from it by its own loss and sends no gradient
+    through the voxels. Not kept: the 2D backbone (the features are the frozen trunk's, whose pooled context enters the
+    middle of the 3D network, and the heatmaps, whose logarithm enters its output too), depth with the body in it and
+    the inpainting of what is behind (here one network learns that at once), training on several data sets in stages, a
+    cross-entropy of the 3D heatmaps, occupied voxels (here each says how far before or behind the surface it lies, and
+    whether that is known), the cube of 2 m (here a box around the training poses) and its 64 voxels a side.
     """
 
     def __init__(self, num_joints, channels, low, high, true_depth=False, dim=32):
         """low, high: (3,) m, corners of the grid. true_depth: the batches give it, as `depth`, to be tested too."""
         super().__init__()
         low, high = (torch.as_tensor(corner, dtype=torch.float32) for corner in (low, high))
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
         for name, side_voxels in (("voxels", GRID), ("coarse", GRID // 2)):
             middles = (torch.arange(side_voxels) + 0.5) / side_voxels
             shares = torch.stack(torch.meshgrid(middles, middles, middles, indexing="ij"), dim=-1).flatten(0, 2)
@@ -120,7 +124,8 @@ class SceneEgo(Baseline):
         return self.out(F.relu(x)).flatten(2) + self.sharpness * joints
 
     def pose(self, batch, depth):
-        return self.logits(batch, depth).softmax(-1) @ self.voxels
+        zy, x = soft_argmax(self.logits(batch, depth).unflatten(2, (GRID,) * 3))
+        return self.low + torch.cat([x[..., None], zy.flip(-1)], dim=-1) * (self.high - self.low)
 
     def forward(self, batch):
         return self.pose(batch, batch["depth"] if self.depth is None else self.depth(batch["trunk"]))
