@@ -18,7 +18,7 @@ from agego_lib.baselines.egowholemocap import soft_argmax
 from agego_lib.baselines.harness import FrameFeatures
 from agego_lib.baselines.kolotouros import Flow, Kolotouros
 from agego_lib.baselines.lens import TERMS, lens_of, project, unproject
-from agego_lib.baselines.sceneego import SURFACE, SceneEgo
+from agego_lib.baselines.sceneego import SURFACE, SceneEgo, usual_depth
 from agego_lib.baselines.selfpose import forward_kinematics, rotations
 from agego_lib.camera import InputView
 from agego_lib.params import AblationSettings
@@ -142,7 +142,8 @@ def voxels(monkeypatch):
 
     def make(true_depth=True):
         torch.manual_seed(0)
-        return SceneEgo(15, 8, [-1.0, -0.9, -0.5], [0.8, 1.6, 1.9], true_depth)
+        usual = None if true_depth else np.full((24, 24), 1.5)
+        return SceneEgo(15, 8, [-1.0, -0.9, -0.5], [0.8, 1.6, 1.9], usual)
 
     return make
 
@@ -211,9 +212,15 @@ def test_the_depth_network_learns_from_known_depth_alone(voxels):
     assert all(p.grad is None for p in model.depth.parameters())
     terms["depth"].backward()
     assert all(p.grad.any() for p in model.depth.parameters())
+    # It starts from the usual depth: a little that the trunk says, added to it.
+    torch.nn.init.zeros_(model.depth.out.weight)
+    torch.nn.init.zeros_(model.depth.out.bias)
+    torch.testing.assert_close(model.depth(batch["trunk"]), torch.full((4, 24, 24), 1.5))
+    depths = np.float16([[[1, 0], [9, 0]], [[2, 3], [0, 0]]])
+    np.testing.assert_allclose(usual_depth(depths), [[1.5, 3], [4, 4]])
     # In the test it reads its own depth, whatever there is.
     del batch["depth"]
-    torch.testing.assert_close(model(batch), model.pose(batch, found))
+    torch.testing.assert_close(model(batch), model.pose(batch, torch.full((4, 24, 24), 1.5)))
     assert {k.split(".")[0] for k in voxels(true_depth=False).state_dict()} - {*voxels().state_dict()} >= {"depth"}
 
 

@@ -25,7 +25,7 @@ from .kolotouros import Kolotouros
 from .lens import lens_of
 from .mo2cap2 import Mo2Cap2
 from .nearest import NearestPose
-from .sceneego import SceneEgo
+from .sceneego import SceneEgo, usual_depth
 from .selfpose import SelfPose
 from .xr_egopose import XREgoPose
 
@@ -121,7 +121,9 @@ def new_baseline(name, frames, mean_pose, input_scale=1.0):
         low, high = np.percentile(poses.reshape(-1, 3), [0.1, 99.9], axis=0)
         # Room beyond the farthest joints, as an expected place never reaches the end of its axis.
         room = 0.15 * (high - low)
-        return SceneEgo(joints, channels, low - room, high + room, "test" in DEPTH[name])
+        true = "test" in DEPTH[name]
+        usual = None if true else usual_depth(np.concatenate([sequence.depth for sequence in frames.sequences]))
+        return SceneEgo(joints, channels, low - room, high + room, usual)
     deviation = poses.std(0).clip(0.01)
     return {"kolotouros": Kolotouros, "egohmr": EgoHMR}[name](joints, channels, mean_pose, deviation)
 

@@ -2,11 +2,10 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from agego_lib.datasets.prepared import DEPTH_SIDE
 
 from .base import Baseline, Context
 from .egowholemocap import soft_argmax
@@ -19,18 +18,28 @@ FARTHEST = 4.0  # m, of what the depth network tells apart: no joint is so far a
 SAME_RAY = math.cos(math.radians(5))
 
 
-class DepthNetwork(nn.Module):
-    """Metres along the rays to the scene behind the body, from the trunk (B, C, h', w') -> (B, side, side)."""
+def usual_depth(depth):
+    """Mean of known depth (N, side, side) m, as far as the network tells apart -> (side, side); FARTHEST where none."""
+    known = depth > 0
+    total = np.where(known, np.minimum(depth.astype(np.float64), FARTHEST), 0).sum(0)
+    return np.where(known.any(0), total / known.sum(0).clip(1), FARTHEST)
 
-    def __init__(self, channels, side=DEPTH_SIDE, dim=64):
+
+class DepthNetwork(nn.Module):
+    """Metres along the rays to the scene behind the body, from the trunk (B, C, h', w') -> (B, side, side).
+
+    usual: (side, side) m, what it starts from everywhere.
+    """
+
+    def __init__(self, channels, usual, dim=64):
         super().__init__()
-        self.side = side
+        self.side = len(usual)
         self.local = nn.Conv2d(channels, dim, 3, padding=1)
         # The same floor is seen all over the view.
         self.everywhere = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * dim, dim))
         self.finer = nn.Conv2d(dim, dim // 2, 3, padding=1)
         self.out = nn.Conv2d(dim // 2, 1, 3, padding=1)
-        self.usual = nn.Parameter(torch.zeros(side, side))
+        self.register_buffer("usual", (torch.as_tensor(usual).float() / FARTHEST).logit(eps=0.01))
 
     def forward(self, trunk):
         def grown(x, side):
@@ -67,8 +76,10 @@ class SceneEgo(Baseline):
     whether that is known), the cube of 2 m (here a box around the training poses) and its 64 voxels a side.
     """
 
-    def __init__(self, num_joints, channels, low, high, true_depth=False, dim=32):
-        """low, high: (3,) m, corners of the grid. true_depth: the batches give it, as `depth`, to be tested too."""
+    def __init__(self, num_joints, channels, low, high, usual=None, dim=32):
+        """low, high: (3,) m, corners of the grid. usual: (side, side) m, the scene's mean depth, where a network is to
+        estimate it; None: the batches give the true one, as `depth`, in the test too.
+        """
         super().__init__()
         low, high = (torch.as_tensor(corner, dtype=torch.float32) for corner in (low, high))
         self.register_buffer("low", low)
@@ -77,7 +88,7 @@ class SceneEgo(Baseline):
             middles = (torch.arange(side_voxels) + 0.5) / side_voxels
             shares = torch.stack(torch.meshgrid(middles, middles, middles, indexing="ij"), dim=-1).flatten(0, 2)
             self.register_buffer(name, low + shares * (high - low))
-        self.depth = None if true_depth else DepthNetwork(channels)
+        self.depth = None if usual is None else DepthNetwork(channels, usual)
         self.context = Context(num_joints, channels)
         self.from_trunk, self.from_maps = nn.Conv2d(channels, dim, 1), nn.Conv2d(num_joints, dim, 3, padding=1)
         self.enter = nn.Conv3d(num_joints + 2, dim, 2, stride=2)
