@@ -440,8 +440,14 @@ def test_published_layouts(rendered):
                 offsets = json.loads((folder / "syn.json").read_text())
                 ids = [entry["ext_id"] - offsets["ext"] + offsets["ego"] for entry in entries]
                 assert [f"img_{number:06d}.jpg" for number in ids] == frames and offsets["ext"] != offsets["ego"]
-                pixels = camera.project(np.stack([entry["ego_pose_gt"] for entry in entries]))
+                poses = np.stack([entry["ego_pose_gt"] for entry in entries])
+                pixels = camera.project(poses)
                 np.testing.assert_array_equal(camera.in_image(pixels), visibility["in_image"])
+                # Nobody stands in a wall or a table: the scene lies behind every joint.
+                n, j = np.nonzero(visibility["in_image"])
+                u, v = ((pixels[n, j] + 0.5) * 48 / 256).astype(int).T
+                assert len(n) > 100
+                assert np.mean(depth["distance"][n, v, u] > np.linalg.norm(poses[n, j], axis=1) - 0.1) > 0.95
 
 
 @pytest.mark.slow
