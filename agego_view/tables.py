@@ -107,6 +107,8 @@ def tables(settings):
                 "baseline_kolotouros": "ProHMR-style flow (Kolotouros et al.), its mode",
                 "baseline_egohmr": "EgoHMR-style diffusion, mean of samples",
                 "baseline_egotap": "EgoTAP-style propagation",
+                "baseline_sceneego": "SceneEgo-style voxels, depth estimated",
+                "baseline_sceneego_true_depth": "SceneEgo-style voxels, true depth",
             },
             {"full": paper.RESULTS} | {f"baseline_{name}": figures for name, figures in paper.METHODS.items()},
         ),

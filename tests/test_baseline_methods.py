@@ -18,6 +18,7 @@ from agego_lib.baselines.egowholemocap import soft_argmax
 from agego_lib.baselines.harness import FrameFeatures
 from agego_lib.baselines.kolotouros import Kolotouros, additive_flow
 from agego_lib.baselines.lens import TERMS, lens_of, project, unproject
+from agego_lib.baselines.sceneego import SURFACE, SceneEgo, usual_depth
 from agego_lib.baselines.selfpose import forward_kinematics, rotations
 from agego_lib.camera import InputView
 from agego_lib.params import AblationSettings
@@ -132,6 +133,126 @@ def test_soft_argmax_finds_the_one_voxel():
     torch.testing.assert_close(found[1, 0], torch.tensor([2 / 7, 1.5 / 5]))
     torch.testing.assert_close(distance[0, 1:], torch.tensor([3.5 / 4, 0.5 / 4]))
     torch.testing.assert_close(distance[1, 0], torch.tensor(0.5))
+
+
+@pytest.fixture
+def voxels(monkeypatch):
+    """SceneEgo of 8 voxels a side around the camera and below it."""
+    monkeypatch.setattr("agego_lib.baselines.sceneego.GRID", 8)
+
+    def make(true_depth=True):
+        torch.manual_seed(0)
+        usual = None if true_depth else np.full((24, 24), 1.5)
+        return SceneEgo(15, 8, [-1.0, -0.9, -0.5], [0.8, 1.6, 1.9], usual)
+
+    return make
+
+
+def test_voxels_fill_their_box_and_are_seen_where_the_camera_sees_them(voxels, seen):
+    sequence, lens, _ = seen
+    found = voxels().voxels.numpy()
+    sides = (np.arange(8) + 0.5) / 8
+    x, y, z = -1 + 1.8 * sides, -0.9 + 2.5 * sides, -0.5 + 2.4 * sides
+    np.testing.assert_allclose(found, [(a, b, c) for a in x for b in y for c in z], atol=1e-6)
+    at = voxels().places(torch.from_numpy(found), lens, 2).numpy()[:, :, 0]
+    assert at.shape == (2, 512, 2) and (at[0] == at[1]).all()
+    expected = 2 * places(sequence, found) - 1
+    angle = np.degrees(np.arccos(found[:, 2] / np.linalg.norm(found, axis=1)))
+    # Of the camera that the tests have, up to 95 degrees from its axis are sure; nothing is seen from behind.
+    np.testing.assert_allclose(at[0][angle < 95], expected[angle < 95], atol=1e-3)
+    behind = torch.tensor([[0.1, 0.1, -1.0], [0.0, -0.2, -0.9], [-0.05, 0.02, -0.4]])
+    assert (angle < 95).sum() > 300 and (voxels().places(behind, lens, 1).abs() > 1).any(-1).all()
+
+
+def test_voxels_know_how_far_before_the_scene_they_are(voxels):
+    model = voxels()
+    depth = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0)) * 2
+    depth[depth < 0.4] = 0  # unknown
+    at = model.places(model.voxels, None, 3)
+    found = model.scene(depth, at)
+    counted = {0: 0, 1: 0}
+    for b in range(3):
+        for n, (u, v) in enumerate((12 * (at[b, :, 0].double() + 1)).tolist()):
+            inside = 0 <= u < 24 and 0 <= v < 24
+            if min(abs(u - round(u)), abs(v - round(v))) < 1e-3:  # between two pixels
+                continue
+            there = depth[b, int(v), int(u)].item() if inside else 0.0
+            gap = max(-1.0, min(1.0, (there - model.voxels[n].norm().item()) / SURFACE))
+            counted[int(there > 0)] += 1
+            assert found[b, :, n].tolist() == pytest.approx([gap, 1.0] if there > 0 else [0.0, 0.0], abs=1e-5)
+    assert min(counted.values()) > 100
+
+
+def frames_of(count):
+    torch.manual_seed(1)
+    batch = {"heatmaps": torch.rand(count, 15, 8, 8), "trunk": torch.randn(count, 8, 2, 2)}
+    return batch | {"pixels": torch.rand(count, 15, 2), "joints_3d": torch.randn(count, 15, 3)}
+
+
+def test_a_joint_is_where_its_voxels_are(voxels, monkeypatch):
+    model = voxels()
+    logits = torch.full((1, 15, 512), -50.0)
+    logits[0, :, 77] = logits[0, 3, 78] = 50.0
+    monkeypatch.setattr(model, "logits", lambda batch, depth: logits)
+    found = model({"depth": None})
+    torch.testing.assert_close(found[0, 0], model.voxels[77])
+    torch.testing.assert_close(found[0, 3], (model.voxels[77] + model.voxels[78]) / 2)
+
+
+def test_the_depth_network_learns_from_known_depth_alone(voxels):
+    model, batch = voxels(true_depth=False), frames_of(4)
+    batch["depth"] = torch.rand(4, 24, 24) * 9 - 1
+    pose, terms = model.training_terms(batch)
+    found, total, count = model.depth(batch["trunk"]), 0.0, 0
+    for true, ours in zip(batch["depth"].flatten().tolist(), found.flatten().tolist(), strict=True):
+        if true > 0:
+            total, count = total + abs(min(true, 4.0) - ours), count + 1
+    assert terms["depth"].item() == pytest.approx(total / count, rel=1e-4) and count < batch["depth"].numel()
+    pose.sum().backward(retain_graph=True)
+    assert all(p.grad is None for p in model.depth.parameters())
+    terms["depth"].backward()
+    assert all(p.grad.any() for p in model.depth.parameters())
+    # It starts from the usual depth: a little that the trunk says, added to it.
+    torch.nn.init.zeros_(model.depth.out.weight)
+    torch.nn.init.zeros_(model.depth.out.bias)
+    torch.testing.assert_close(model.depth(batch["trunk"]), torch.full((4, 24, 24), 1.5))
+    depths = np.float16([[[1, 0], [9, 0]], [[2, 3], [0, 0]]])
+    np.testing.assert_allclose(usual_depth(depths), [[1.5, 3], [4, 4]])
+    # In the test it reads its own depth, whatever there is.
+    del batch["depth"]
+    torch.testing.assert_close(model(batch), model.pose(batch, torch.full((4, 24, 24), 1.5)))
+    assert {k.split(".")[0] for k in voxels(true_depth=False).state_dict()} - {*voxels().state_dict()} >= {"depth"}
+
+
+def test_true_depth_tells_how_far_away_joints_are(voxels):
+    """Joints on the surface that is seen behind them: of new frames, whose depth nothing else tells."""
+    from agego_lib.baselines import BaselineObjective
+    from agego_lib.params import LossSettings
+
+    def world(seed):
+        generator = torch.Generator().manual_seed(seed)
+        away = torch.rand(16, 1, 1, generator=generator) + 0.6
+        at = 0.5 + 0.25 * (torch.rand(16, 15, 2, generator=generator) - 0.5)
+        grid = (torch.arange(8) + 0.5) / 8
+        across, down = (torch.exp(-0.5 * ((grid - at[..., i, None]) / 0.1).square()) for i in range(2))
+        return {
+            "heatmaps": down[..., None] * across[:, :, None], "trunk": torch.zeros(16, 8, 2, 2), "pixels": at,
+            "depth": away.expand(-1, 24, 24), "joints_3d": away * unproject(at, None),
+        }  # fmt: skip
+
+    model = voxels()
+    objective = BaselineObjective(model, LossSettings(1.0, 0.0, 0.0, 0.0))
+    adam = torch.optim.Adam(model.parameters(), lr=8e-3)
+    for step in range(60):
+        adam.zero_grad()
+        objective(world(step))[0].backward()
+        adam.step()
+    new = world(1000)
+    with torch.no_grad():
+        found, told = (model(batch).norm(dim=-1).mean(1) for batch in (new, new | {"depth": new["depth"].flip(0)}))
+    true = new["depth"][:, 0, 0]
+    assert torch.corrcoef(torch.stack([found, true]))[0, 1] > 0.8
+    assert torch.corrcoef(torch.stack([told, true.flip(0)]))[0, 1] > 0.8
 
 
 def test_forward_kinematics_is_scipys_chain():

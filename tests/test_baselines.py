@@ -6,6 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from agego_lib.baselines import (
+    DEPTH,
     METHODS,
     BaselineObjective,
     FrameFeatures,
@@ -49,7 +50,13 @@ def frames(make_sequence):
         rng = np.random.default_rng(len(sequence))
         away = rng.uniform(0.5, 1.0, sequence.joints_2d.shape[:2])
         sequence.joints_3d = sequence.camera.unproject(sequence.joints_2d, away).astype(np.float32)
-    return FrameFeatures(sequences, TrueMaps(sequences))
+        sequence.depth = rng.uniform(0.5, 3.0, (len(sequence), 24, 24)).astype(np.float16)
+    return FrameFeatures(sequences, TrueMaps(sequences), depth=True)
+
+
+@pytest.fixture(autouse=True)
+def few_voxels(monkeypatch):
+    monkeypatch.setattr("agego_lib.baselines.sceneego.GRID", 8)
 
 
 def test_frames_are_seen_through_the_camera(frames):
@@ -64,6 +71,16 @@ def test_frames_are_seen_through_the_camera(frames):
     np.testing.assert_allclose(np.linalg.norm(item["rays"], axis=-1), 1, atol=1e-6)
     with pytest.raises(ValueError, match=r"raise features\.limit_gb"):
         FrameFeatures(frames.sequences, None)
+
+
+def test_the_depth_of_the_scene_is_there_or_missed(frames, make_sequence):
+    item, sequence = frames[14], frames.sequences[1]
+    np.testing.assert_array_equal(item["depth"], sequence.depth[2].astype(np.float32))
+    assert "depth" not in FrameFeatures(frames.sequences, frames.store)[0]
+    bare = make_sequence("base/bare", range(3))
+    with pytest.raises(ValueError, match=r"bare_32\.h5 and 0 more hold no depth .* depth\.npz .* ablation\.baselines"):
+        FrameFeatures([sequence, bare], frames.store, depth=True)
+    assert set(DEPTH) <= set(METHODS)
 
 
 def test_a_map_without_a_peak_points_at_the_middle(frames, monkeypatch):
@@ -140,6 +157,7 @@ def test_training_leaves_the_mean_pose_behind(frames, few, method):
         "egoposeformer": {"earlier_stages"},
         "kolotouros": {"likelihood"},
         "egohmr": {"denoising"},
+        "sceneego": {"depth"},
     }.get(method, set())
     composite = {"position", "bone_length", "bone_cosine"} if method != "egohmr" else set()
     assert set(told[-1]) == {"loss", "mpjpe_mm"} | composite | own

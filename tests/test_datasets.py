@@ -468,6 +468,59 @@ def test_bad_visibility(tmp_path):
         read_egopw(folder)
 
 
+def test_depth_of_the_scene(tmp_path, camera):
+    """Read by frame, kept in the view: each pixel has the nearest one of the image, 0 where nothing is known."""
+    folder = write_sequence(tmp_path / "a" / "s", [egopw_entry(n) for n in (1, 2, 3)], [1, 2, 3])
+    maps = np.random.default_rng(0).uniform(0.5, 3, (4, 64, 80)).astype(np.float32)
+    maps[1, :, :40], maps[2, :, 40:] = np.nan, -1
+    np.savez(folder / "depth.npz", frame_names=[f"img_{n:06d}.jpg" for n in (3, 9, 1, 2)], distance=maps)
+    sequence = read_egopw(folder)
+    np.testing.assert_array_equal(sequence.depth, maps[[2, 3, 0]])
+    for crop in ("none", "square", "fovea"):
+        view = InputView.of(camera, 96, crop)
+        write_prepared(tmp_path / f"{crop}.h5", sequence, camera, view)
+        found = PreparedSequence(tmp_path / f"{crop}.h5").depth
+        assert found.shape == (3, 24, 24) and found.dtype == np.float16
+        known = 0
+        for v, u in np.ndindex(24, 24):
+            at = view.to_full(np.array([u, v]), 24)
+            value = np.zeros(3)
+            if camera.in_image(at) and np.abs(view.to_view(at, 24) - (u, v)).max() < 0.5:
+                x, y = np.floor((at + 0.5) / 2).astype(int)  # the maps are half as large
+                value = np.where(sequence.depth[:, y, x] > 0, sequence.depth[:, y, x], 0)
+                known += 1
+            np.testing.assert_array_equal(found[:, v, u], value.astype(np.float16))
+        assert known > 200
+    sequence.depth = None
+    write_prepared(tmp_path / "without.h5", sequence, camera, InputView(SIZE, 96))
+    assert PreparedSequence(tmp_path / "without.h5").depth is None
+
+
+@pytest.mark.parametrize(
+    ("distance", "said"),
+    [
+        (np.ones((1, 15)), r"'distance' is float64 of shape \(1, 15\); expected float \(1, height, width\)"),
+        (np.ones((2, 8, 10)), "expected float"),
+        (np.ones((1, 8, 10), np.uint16), "'distance' is uint16"),
+        (np.full((1, 8, 10), 1600.0), "not in metres.*1600.*Divide millimetres"),
+        (None, "no maps in 'distance'"),
+    ],
+)
+def test_bad_depth(tmp_path, distance, said):
+    folder = write_sequence(tmp_path / "a" / "s", [egopw_entry(1)], [1])
+    arrays = {} if distance is None else {"distance": distance}
+    np.savez(folder / "depth.npz", frame_names=["img_000001.jpg"], **arrays)
+    with pytest.raises(DatasetError, match=rf"depth\.npz: .*{said}"):
+        read_egopw(folder)
+
+
+def test_depth_of_another_shape_than_the_image(tmp_path, camera):
+    folder = write_sequence(tmp_path / "a" / "s", [egopw_entry(1)], [1])
+    np.savez(folder / "depth.npz", frame_names=["img_000001.jpg"], distance=np.ones((1, 64, 64)))
+    with pytest.raises(DatasetError, match=r"depth\.npz: maps of 64x64 px; expected .* 160x128"):
+        write_prepared(tmp_path / "s.h5", read_egopw(folder), camera, InputView(SIZE, 32))
+
+
 # --- splits --------------------------------------------------------------------------------------------------------
 
 

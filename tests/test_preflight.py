@@ -217,10 +217,21 @@ def fingerprint(place):
         lambda root: (root / "test/diogo1/local_pose_gt.pkl").write_bytes(b"other annotations"),
         lambda root: (root / "test/diogo1/syn.json").write_text('{"ego": 2, "ext": 1}'),
         lambda root: (root / "test/diogo1/actions.csv").write_text("frame,action\n"),
+        lambda root: (root / "test/diogo1/depth.npz").write_bytes(b"depth"),
         lambda root: (root / "camera.json").write_text(replace(CAMERA, centre=(80.5, 64.0)).to_json()),
         lambda root: (root / "train.txt").write_text("train/diogo1\ntest/diogo1\n"),
     ],
-    ids=["frame gone", "frame renamed", "frame changed", "annotations", "clock", "labels", "calibration", "list"],
+    ids=[
+        "frame gone",
+        "frame renamed",
+        "frame changed",
+        "annotations",
+        "clock",
+        "labels",
+        "depth",
+        "calibration",
+        "list",
+    ],
 )
 def test_each_change_of_the_data_changes_its_fingerprint(data, change):
     root, place = data
@@ -258,3 +269,20 @@ def test_a_damaged_frame_ends_no_look(settings, data):
     found = preflight.check(replace(settings, motion=replace(settings.motion, checkpoint=None)), root)
     assert any("GB of disk" in note for note in found.notes)
     assert all("actions.csv" in problem for problem in found.problems)
+
+
+def test_baselines_that_read_depth_want_it_before_anything_runs(data):
+    root, place = data
+    found = preflight.Findings()
+    _, looked, _ = preflight.check_data_set("sceneego", place, root, found)
+    preflight.check_depth(("nearest", "sceneego", "sceneego_true_depth"), {"sceneego": looked}, found)
+    estimated, true = found.problems
+    assert "ablation.baselines: sceneego reads the depth" in estimated and "train/diogo1" in estimated
+    assert "test/diogo1" not in estimated and "test/diogo1" in true and "put depth.npz beside" in true
+    (root / "train/diogo1/depth.npz").write_bytes(b"depth")
+    found = preflight.Findings()
+    _, looked, _ = preflight.check_data_set("sceneego", place, root, found)
+    preflight.check_depth(("nearest", "sceneego"), {"sceneego": looked}, found)
+    assert not found.problems
+    preflight.check_depth(("sceneego_true_depth",), {"sceneego": looked}, found)
+    assert len(found.problems) == 1 and "train/diogo1" not in found.problems[0]

@@ -115,6 +115,33 @@ def test_colours_are_looked_up_where_each_ray_meets_its_triangle(viewer, people)
     assert checked > 200
 
 
+def test_depth_is_what_rays_meet_first(viewer, people):
+    """Of room, furniture and what is sat on, by Moller and Trumbore's test and the planes of floor and walls."""
+    from test_synthetic import nearest_surface
+
+    sounder, apart, things = scene.Sounder(viewer.full), [], 0
+    camera = viewer.full.scaled(scene.ROWS / viewer.full.size[1])
+    for k in range(2):
+        body = people[k]
+        take = take_of(body, SITTING, seat=0.45, desk=0.7 if k else np.nan, held="laptop" if k else "")
+        stage = stage_of(body, take, k)
+        found = synthetic.distances(sounder, stage, take, 0)
+        assert found.shape == camera.size[::-1] == (scene.ROWS, 60) and found.dtype == np.float32
+        vertices, faces = stage.surroundings(0)
+        turn, eye, (x0, x1, y0, y1) = take.camera_turns[0], take.camera_places[0], stage.room.bounds
+        rng = np.random.default_rng(k)
+        for v, u in rng.permutation(np.argwhere(found > 0))[:250]:
+            ray = turn @ camera.unproject(np.array([u, v], float), 1.0)
+            to = [(wall - eye[i]) / ray[i] for i, wall in ((0, x0), (0, x1), (1, y0), (1, y1), (2, 0.0))]
+            room, thing = min(t for t in to if t > 0), nearest_surface(vertices, faces, eye, ray)
+            apart.append(abs(found[v, u] / min(room, thing) - 1))
+            things += thing < room
+        pixels = np.stack(np.meshgrid(np.arange(60), np.arange(48)), -1)
+        np.testing.assert_array_equal(found > 0, camera.in_image(pixels))
+    # A triangle's rim may cover a pixel whose middle lies beside it.
+    assert np.mean(np.array(apart) < 1e-3) > 0.9 and np.mean(apart) < 0.02 and things > 60
+
+
 def test_light_on_a_floor_is_about_one():
     for seed in range(20):
         lights = scene.Lights.random(np.random.default_rng(seed))

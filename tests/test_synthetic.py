@@ -418,6 +418,11 @@ def test_published_layouts(rendered):
             assert sorted(path.name for path in (folder / "imgs").iterdir()) == frames
             assert visibility["in_image"].shape == visibility["hidden"].shape == (12, 15)
             assert not (visibility["hidden"] & ~visibility["in_image"]).any()
+            depth = np.load(folder / "depth.npz")
+            assert depth["frame_names"].tolist() == frames and depth["distance"].shape == (12, 48, 60)
+            # In the middle, feet or floor: farther than the camera is high.
+            assert depth["distance"].dtype == np.float16 and (depth["distance"][:, 20:28, 26:34] > 0.1).all()
+            assert not depth["distance"][:, 0, 0].any()
             image = cv2.imread(str(folder / "imgs" / frames[0]))
             assert image.shape == (256, 320, 3)
             assert image[:20, :20].mean() < 45 and image[100:150, 140:180].mean() > 15
@@ -435,8 +440,14 @@ def test_published_layouts(rendered):
                 offsets = json.loads((folder / "syn.json").read_text())
                 ids = [entry["ext_id"] - offsets["ext"] + offsets["ego"] for entry in entries]
                 assert [f"img_{number:06d}.jpg" for number in ids] == frames and offsets["ext"] != offsets["ego"]
-                pixels = camera.project(np.stack([entry["ego_pose_gt"] for entry in entries]))
+                poses = np.stack([entry["ego_pose_gt"] for entry in entries])
+                pixels = camera.project(poses)
                 np.testing.assert_array_equal(camera.in_image(pixels), visibility["in_image"])
+                # Nobody stands in a wall or a table: the scene lies behind every joint.
+                n, j = np.nonzero(visibility["in_image"])
+                u, v = ((pixels[n, j] + 0.5) * 48 / 256).astype(int).T
+                assert len(n) > 100
+                assert np.mean(depth["distance"][n, v, u] > np.linalg.norm(poses[n, j], axis=1) - 0.1) > 0.95
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ keeps and what it does not. The mean pose, the weakest of them, is `evaluation.m
 """
 
 from agego_lib.baselines.harness import (
+    DEPTH,
     METHODS,
     BaselineObjective,
     FrameFeatures,
@@ -16,6 +17,7 @@ from agego_lib.baselines.harness import (
 )
 
 __all__ = [
+    "DEPTH",
     "METHODS",
     "BaselineObjective",
     "FrameFeatures",

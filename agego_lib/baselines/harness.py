@@ -24,10 +24,19 @@ from .kolotouros import Kolotouros
 from .lens import lens_of
 from .mo2cap2 import Mo2Cap2
 from .nearest import NearestPose
+from .sceneego import SceneEgo, usual_depth
 from .selfpose import SelfPose
 from .xr_egopose import XREgoPose
 
 METHODS = get_args(BaselineName)
+# Methods that read the depth of the scene, and the splits whose depth they read.
+DEPTH = {"sceneego": ("train",), "sceneego_true_depth": ("train", "test")}
+
+
+NO_DEPTH = (
+    "the embedded data have it once they are rendered anew (`dvc repro`); for other data put depth.npz beside each "
+    "sequence's imgs/ (datasets.sequence.read_depth) and prepare again, or leave it out of ablation.baselines"
+)
 
 
 class FrameFeatures(FrameItems):
@@ -35,15 +44,21 @@ class FrameFeatures(FrameItems):
 
     An item: `heatmaps` (J, h, w) and `trunk` (C, h', w') float32, `pixels` (J, 2) float32, the maps' peaks in shares
     of the view's side, `rays` (J, 3) float32, unit vectors of the camera through them, `joints_3d` (J, 3) m, and,
-    unless the view is "fovea", `lens` (see lens.py).
-    Raises ValueError where there is no store: these methods read nothing else.
+    unless the view is "fovea", `lens` (see lens.py). With depth also `depth` (side, side) float32, m, 0 where unknown.
+    Raises ValueError where there is no store, as these methods read nothing else, or a sequence without its depth.
     """
 
-    def __init__(self, sequences, store):
+    def __init__(self, sequences, store, depth=False):
         if store is None:
             raise ValueError("baselines read stored features; raise features.limit_gb and run `dvc repro features`")
         super().__init__(sequences)
-        self.store = store
+        self.store, self.depth = store, depth
+        lacking = [str(sequence.path) for sequence in self.sequences if depth and sequence.depth is None]
+        if lacking:
+            raise ValueError(
+                f"{lacking[0]} and {len(lacking) - 1} more hold no depth of the scene, which this baseline reads; "
+                f"{NO_DEPTH}"
+            )
         self._lenses = [lens_of(sequence) for sequence in self.sequences]
 
     def frames(self, number, indices):
@@ -58,6 +73,7 @@ class FrameFeatures(FrameItems):
         lens = self._lenses[number]
         return {
             **({} if lens is None else {"lens": np.tile(lens, (len(heatmaps), 1))}),
+            **({"depth": sequence.depth[indices].astype(np.float32)} if self.depth else {}),
             "heatmaps": heatmaps,
             "trunk": features["trunk"].astype(np.float32),
             "pixels": ((places + 0.5) / side).astype(np.float32),
@@ -100,6 +116,13 @@ def new_baseline(name, frames, mean_pose, input_scale=1.0):
     if name == "egowholemocap":
         # Room beyond the farthest joint, as an expected place never reaches the end of its axis.
         return EgoWholeMocap(joints, channels, 1.2 * np.linalg.norm(poses, axis=-1).max())
+    if name in DEPTH:
+        low, high = np.percentile(poses.reshape(-1, 3), [0.1, 99.9], axis=0)
+        # Room beyond the farthest joints, as an expected place never reaches the end of its axis.
+        room = 0.15 * (high - low)
+        true = "test" in DEPTH[name]
+        usual = None if true else usual_depth(np.concatenate([sequence.depth for sequence in frames.sequences]))
+        return SceneEgo(joints, channels, low - room, high + room, usual)
     deviation = poses.std(0).clip(0.01)
     return {"kolotouros": Kolotouros, "egohmr": EgoHMR}[name](joints, channels, mean_pose, deviation)
 

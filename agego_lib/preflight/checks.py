@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agego_lib import params
+from agego_lib.baselines.harness import DEPTH, NO_DEPTH
 from agego_lib.camera import CalibrationError, FisheyeCamera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.datasets.preparation import KINDS
@@ -27,7 +28,7 @@ from agego_lib.preflight.budget import (
 )
 from agego_lib.training import on_cpu, precision_here
 
-SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz")
+SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz", "depth.npz")
 SHOWN = 10  # faults of one kind that are written out
 LONG = 48 * 3600  # s: a run that takes longer without a GPU must be asked for
 ACTIONFORMER = (
@@ -63,13 +64,15 @@ def digest(parts):
 
 @dataclass(frozen=True)
 class _Listed:
-    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels."""
+    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels, and
+    its folder where that lacks the depth of the scene."""
 
     missing: str | None
     frames: int = 0
     content: str = ""
     example: Path | None = None
     actions: bool = False
+    no_depth: str | None = None
 
 
 def _look_at(directory, annotation_files):
@@ -89,7 +92,8 @@ def _look_at(directory, annotation_files):
         if path.is_file():
             parts += [path.name, file_digest(path)]
     example = directory / "imgs" / frames[len(frames) // 2][0]
-    return _Listed(None, len(frames), digest(parts), example, (directory / "actions.csv").is_file())
+    no_depth = None if (directory / "depth.npz").is_file() else str(directory)
+    return _Listed(None, len(frames), digest(parts), example, (directory / "actions.csv").is_file(), no_depth)
 
 
 def check_data_set(kind, place, root, found):
@@ -129,6 +133,15 @@ def check_data_set(kind, place, root, found):
     record |= {f"{split}_sequences": len(looked) for split, looked in splits.items()}
     record |= {f"{split}_frames": sum(s.frames for s in looked) for split, looked in splits.items()}
     return record, splits, camera
+
+
+def check_depth(methods, looked, found):
+    """Whether all sequences have the depth of the scene that some baselines read. looked: {set: {split: _Listed}}."""
+    for method in methods:
+        for kind, splits in looked.items():
+            lacking = [s.no_depth for split in DEPTH.get(method, ()) for s in splits.get(split, ()) if s.no_depth]
+            what = f"ablation.baselines: {method} reads the depth of the scene, which sequences of {kind} do not have"
+            found.several(f"{what}; {NO_DEPTH}. Without depth.npz", lacking)
 
 
 def check_released(settings, root, found):
@@ -280,6 +293,7 @@ def check(settings, root):
                 "motion.checkpoint is null, and no training sequence of EgoPW has an actions.csv to train the temporal "
                 f"blocks on. It may name {ACTIONFORMER}"
             )
+        check_depth(settings.ablation.baselines, looked, found)
     check_weights(settings, root, found)
     check_machine(settings, root, frames, frame_bytes, found)
     return found

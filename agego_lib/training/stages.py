@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from agego_lib.baselines import (
+    DEPTH,
     BaselineObjective,
     FrameFeatures,
     cost,
@@ -312,7 +313,8 @@ class BaselineStage(TrainingStage):
         self.optimisers = {n: frame_optimiser(o, settings.window) for n, o in optimisers.items()}
         self.groups = {(n, s): self.prepared(n, s) for n in SETS for s in ("train", "test")}
         folder = self.artifacts / "features"
-        self.frames = {key: FrameFeatures(g, open_features(folder, g)) for key, g in self.groups.items()}
+        depth = DEPTH.get(method, ())
+        self.frames = {k: FrameFeatures(g, open_features(folder, g), k[1] in depth) for k, g in self.groups.items()}
         torch.manual_seed(settings.seed)
         average, scale = mean_pose(self.groups["egopw", "train"]), settings.decoder.input_scale
         self.model = new_baseline(method, self.frames["egopw", "train"], average, scale)
