@@ -66,7 +66,8 @@ NotNegative = _number(float, ge=0)
 Part = _number(float, ge=0, le=0.9)
 # The classes of baselines/.
 BaselineName = Literal[
-    "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap"
+    "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap",
+    "egopw", "egopw_one_view",
 ]  # fmt: skip
 section = dataclass(frozen=True, config={"extra": "forbid"})
 

@@ -97,6 +97,8 @@ def tables(settings):
                 "baseline_kolotouros": "ProHMR-style flow (Kolotouros et al.), its mode",
                 "baseline_egohmr": "EgoHMR-style diffusion, mean of samples",
                 "baseline_egotap": "EgoTAP-style propagation",
+                "baseline_egopw": "EgoPW-style pseudo labels from two views",
+                "baseline_egopw_one_view": "the same from the head camera alone",
             },
             {"full": paper.RESULTS} | {f"baseline_{name}": figures for name, figures in paper.METHODS.items()},
         ),

@@ -27,7 +27,7 @@ from agego_lib.preflight.budget import (
 )
 from agego_lib.training import on_cpu, precision_here
 
-SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz")
+SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz", "outside.npz")
 SHOWN = 10  # faults of one kind that are written out
 LONG = 48 * 3600  # s: a run that takes longer without a GPU must be asked for
 ACTIONFORMER = (
@@ -63,13 +63,17 @@ def digest(parts):
 
 @dataclass(frozen=True)
 class _Listed:
-    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels."""
+    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels.
+
+    lacks_outside: where its view from outside should be, if it has none.
+    """
 
     missing: str | None
     frames: int = 0
     content: str = ""
     example: Path | None = None
     actions: bool = False
+    lacks_outside: Path | None = None
 
 
 def _look_at(directory, annotation_files):
@@ -89,7 +93,9 @@ def _look_at(directory, annotation_files):
         if path.is_file():
             parts += [path.name, file_digest(path)]
     example = directory / "imgs" / frames[len(frames) // 2][0]
-    return _Listed(None, len(frames), digest(parts), example, (directory / "actions.csv").is_file())
+    outside = directory / "outside.npz"
+    lacks_outside = None if outside.is_file() else outside
+    return _Listed(None, len(frames), digest(parts), example, (directory / "actions.csv").is_file(), lacks_outside)
 
 
 def check_data_set(kind, place, root, found):
@@ -279,6 +285,14 @@ def check(settings, root):
             found.problems.append(
                 "motion.checkpoint is null, and no training sequence of EgoPW has an actions.csv to train the temporal "
                 f"blocks on. It may name {ACTIONFORMER}"
+            )
+        blind = [s.lacks_outside for s in looked["egopw"].get("train", ()) if s.lacks_outside]
+        if "egopw" in settings.ablation.baselines and blind:
+            found.problems.append(
+                f"ablation.baselines has egopw, which learns from a view from outside, and {len(blind)} of EgoPW's "
+                f"training sequences have none (first: {blind[0]}); the published data set has no such file. Write it "
+                "(frame_names, joints_2d, confidence, intrinsics; see read_outside), or take egopw out: egopw_one_view "
+                "needs none"
             )
     check_weights(settings, root, found)
     check_machine(settings, root, frames, frame_bytes, found)
