@@ -378,8 +378,9 @@ def render_datasets(
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
     in_image and hidden (N, 15) bool; hidden joints are in the image, but behind the body (scene.TOLERANCE) or a thing,
     or less than stretches.DARK of the light is left: then all of them are. With another person there is other.npz:
-    frame_names, and joints_3d (N, 15, 3), that person's joints in the camera's frame, metres. EgoPW's training sequences
-    have outside.npz: frame_names, and what a detector would tell of a fixed camera's pictures (outside.py).
+    frame_names, and joints_3d (N, 15, 3), that person's joints in the camera's frame, metres. In EgoPW's training
+    sequences there is outside.npz: frame_names, and what a detector would tell of a fixed camera's pictures
+    (outside.py).
     EgoPW's pixels and the calibration written are those of the scaled images.
 
     -> images on disk per split, e.g. {"egopw_train": 2877, ...}. Raises SourcesError where a source is missing,

@@ -81,7 +81,7 @@ class EgoPW(Mo2Cap2):
         return self._joints(batch, self._features(batch))
 
     def training_terms(self, batch):
-        """As `Baseline.training_terms`; of a batch whose `wild` (B,) says what domain each frame is of, if it has it."""
+        """As `Baseline.training_terms`; `wild` (B,) in the batch, where it is, tells the frames' domains."""
         features = self._features(batch)
         logits = self.domain(_Reversed.apply(features, self.alignment))[:, 0]
         # With one domain there is nothing to tell apart; each parameter has a gradient all the same.
@@ -120,9 +120,9 @@ def check_outside(sequences):
     if lacking:
         raise DatasetError(
             f"{lacking[0].path}: no view from outside, and {len(lacking) - 1} more without, of {len(sequences)}; the "
-            "baseline egopw learns from one. Put an outside.npz (frame_names, joints_2d, confidence, intrinsics) beside "
-            "imgs/ of each of EgoPW's training sequences and prepare the data again, or take egopw out of "
-            "ablation.baselines"
+            "baseline egopw learns from one. Put an outside.npz (frame_names, joints_2d, confidence, intrinsics) "
+            "beside imgs/ of each of EgoPW's training sequences and prepare the data again, or take egopw out of "
+            "ablation.baselines: egopw_one_view needs none"
         )
     for s in sequences:
         most = _found(s.outside).sum(1).max()

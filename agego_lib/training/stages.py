@@ -318,7 +318,9 @@ class BaselineStage(TrainingStage):
         for name, optimiser in self.optimisers.items():
             frames = self.frames[name, "train"]
             if self.method in PSEUDO_LABELLED and name == "egopw":
-                frames = self._pseudo_labelled()
+                frames, trained = self._pseudo_labelled(), len(frames)
+                # As many steps as without the other domain's frames.
+                optimiser = replace(optimiser, epochs=max(1, round(optimiser.epochs * trained / len(frames))))
             if self.method == "nearest":
                 self.model = new_baseline(self.method, frames, None)
             else:
