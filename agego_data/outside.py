@@ -45,7 +45,7 @@ def project(joints, turn, place, intrinsics):
 def place_camera(rng, joints, bounds):
     """Where a fixed camera stands in a room to see the wearer, whose joints (T, 15, 3) m are in the world -> turn
     (3, 3), place (3,), intrinsics (3, 3), of the tries the one that has most joints in its picture."""
-    best, seen = None, -1.0
+    best, seen = None, -2.0
     x0, x1, y0, y1 = bounds
     target = (joints.min((0, 1)) + joints.max((0, 1))) / 2
     hips = joints[:, (7, 11)].mean(1)
@@ -53,10 +53,10 @@ def place_camera(rng, joints, bounds):
         place = rng.uniform((x0, y0, HEIGHT[0]), (x1, y1, HEIGHT[1]))
         focal = SIZE[0] * rng.uniform(*FOCAL)
         intrinsics = np.array([[focal, 0, SIZE[0] / 2], [0, focal, SIZE[1] / 2], [0, 0, 1]])
-        if np.linalg.norm(hips - place, axis=-1).min() < NEAREST and best is not None:
-            continue
         turn = _look_at(place, target)
-        share = in_picture(*project(joints, turn, place, intrinsics)).mean()
+        # One that stands too near is worse than any other; in a small room there may be none else.
+        near = np.linalg.norm(hips - place, axis=-1).min() < NEAREST
+        share = in_picture(*project(joints, turn, place, intrinsics)).mean() - near
         if share > seen:
             best, seen = (turn, place, intrinsics), share
         if share > 0.99:

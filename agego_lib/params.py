@@ -68,7 +68,7 @@ Part = _number(float, ge=0, le=0.9)
 # The classes of baselines/.
 BaselineName = Literal[
     "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap",
-    "sceneego", "sceneego_true_depth",
+    "egopw", "egopw_one_view", "sceneego", "sceneego_true_depth",
 ]  # fmt: skip
 section = dataclass(frozen=True, config={"extra": "forbid"})
 

@@ -4,9 +4,11 @@ Each is a small class after the idea of a known method, frame by frame; its docs
 keeps and what it does not. The mean pose, the weakest of them, is `evaluation.mean_pose`.
 """
 
+from agego_lib.baselines.egopw import Domains, check_outside, pseudo_labels
 from agego_lib.baselines.harness import (
     DEPTH,
     METHODS,
+    PSEUDO_LABELLED,
     BaselineObjective,
     FrameFeatures,
     cost,
@@ -19,11 +21,15 @@ from agego_lib.baselines.harness import (
 __all__ = [
     "DEPTH",
     "METHODS",
+    "PSEUDO_LABELLED",
     "BaselineObjective",
+    "Domains",
     "FrameFeatures",
+    "check_outside",
     "cost",
     "frame_optimiser",
     "new_baseline",
     "predict_frames",
+    "pseudo_labels",
     "sample_errors",
 ]

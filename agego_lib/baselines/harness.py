@@ -18,6 +18,7 @@ from agego_lib.skeleton import PARENTS
 
 from .egohmr import EgoHMR
 from .egoposeformer import EgoPoseFormer
+from .egopw import EgoPW
 from .egotap import EgoTAP
 from .egowholemocap import EgoWholeMocap
 from .kolotouros import Kolotouros
@@ -29,10 +30,10 @@ from .selfpose import SelfPose
 from .xr_egopose import XREgoPose
 
 METHODS = get_args(BaselineName)
+# Those that do not read EgoPW's labels.
+PSEUDO_LABELLED = ("egopw", "egopw_one_view")
 # Methods that read the depth of the scene, and the splits whose depth they read.
 DEPTH = {"sceneego": ("train",), "sceneego_true_depth": ("train", "test")}
-
-
 NO_DEPTH = (
     "the embedded data have it once they are rendered anew (`dvc repro`); for other data put depth.npz beside each "
     "sequence's imgs/ (datasets.sequence.read_depth) and prepare again, or leave it out of ablation.baselines"
@@ -109,8 +110,9 @@ def new_baseline(name, frames, mean_pose, input_scale=1.0):
         return SelfPose(joints, side, mean_pose, bones, input_scale)
     if name == "egotap":
         return EgoTAP(joints, side, mean_pose, input_scale)
-    if name == "mo2cap2":
-        return Mo2Cap2(joints, channels, np.linalg.norm(mean_pose, axis=-1))
+    if name in ("mo2cap2", *PSEUDO_LABELLED):
+        kind = Mo2Cap2 if name == "mo2cap2" else EgoPW
+        return kind(joints, channels, np.linalg.norm(mean_pose, axis=-1))
     if name == "egoposeformer":
         return EgoPoseFormer(joints, channels, mean_pose, input_scale)
     if name == "egowholemocap":

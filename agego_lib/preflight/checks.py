@@ -28,7 +28,7 @@ from agego_lib.preflight.budget import (
 )
 from agego_lib.training import on_cpu, precision_here
 
-SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz", "depth.npz")
+SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz", "depth.npz", "outside.npz")
 SHOWN = 10  # faults of one kind that are written out
 LONG = 48 * 3600  # s: a run that takes longer without a GPU must be asked for
 ACTIONFORMER = (
@@ -64,8 +64,10 @@ def digest(parts):
 
 @dataclass(frozen=True)
 class _Listed:
-    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels, and
-    its folder where that lacks the depth of the scene."""
+    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels.
+
+    no_depth, lacks_outside: where the depth of its scene, its view from outside should be, if it has none.
+    """
 
     missing: str | None
     frames: int = 0
@@ -73,6 +75,7 @@ class _Listed:
     example: Path | None = None
     actions: bool = False
     no_depth: str | None = None
+    lacks_outside: Path | None = None
 
 
 def _look_at(directory, annotation_files):
@@ -92,8 +95,11 @@ def _look_at(directory, annotation_files):
         if path.is_file():
             parts += [path.name, file_digest(path)]
     example = directory / "imgs" / frames[len(frames) // 2][0]
-    no_depth = None if (directory / "depth.npz").is_file() else str(directory)
-    return _Listed(None, len(frames), digest(parts), example, (directory / "actions.csv").is_file(), no_depth)
+    no_depth, lacks_outside = (
+        None if path.is_file() else path for path in (directory / "depth.npz", directory / "outside.npz")
+    )
+    labelled = (directory / "actions.csv").is_file()
+    return _Listed(None, len(frames), digest(parts), example, labelled, no_depth, lacks_outside)
 
 
 def check_data_set(kind, place, root, found):
@@ -294,6 +300,14 @@ def check(settings, root):
                 f"blocks on. It may name {ACTIONFORMER}"
             )
         check_depth(settings.ablation.baselines, looked, found)
+        blind = [s.lacks_outside for s in looked["egopw"].get("train", ()) if s.lacks_outside]
+        if "egopw" in settings.ablation.baselines and blind:
+            found.problems.append(
+                f"ablation.baselines has egopw, which learns from a view from outside, and {len(blind)} of EgoPW's "
+                f"training sequences have none (first: {blind[0]}); the published data set has no such file. Write it "
+                "(frame_names, joints_2d, confidence, intrinsics; see read_outside), or take egopw out: egopw_one_view "
+                "needs none"
+            )
     check_weights(settings, root, found)
     check_machine(settings, root, frames, frame_bytes, found)
     return found

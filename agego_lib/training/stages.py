@@ -11,17 +11,21 @@ from torch.utils.data import Dataset
 
 from agego_lib.baselines import (
     DEPTH,
+    PSEUDO_LABELLED,
     BaselineObjective,
+    Domains,
     FrameFeatures,
+    check_outside,
     cost,
     frame_optimiser,
     new_baseline,
     predict_frames,
+    pseudo_labels,
     sample_errors,
 )
 from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
 from agego_lib.datasets.features import open_features, store_features
-from agego_lib.evaluation import mean_pose, predict_split, save_poses
+from agego_lib.evaluation import mean_pose, predict_split, save_poses, sequence_errors
 from agego_lib.evaluation.complexity import cost as cost_of
 from agego_lib.files import write_json
 from agego_lib.models import ActionHead, AGEgoPose, weights
@@ -299,8 +303,9 @@ class BaselineStage(TrainingStage):
     """Another method in the same harness (see baselines/): on EgoPW, then fine-tuned on SceneEgo.
 
     method: its name. optimisers: of each set. groups, frames: by (set, split). poses: as in PoseStage. facts: once
-    trained, its `cost`, and by set, where it gives several poses a frame, its `sample_errors`; kept in method.json.
-    seed: of a repetition.
+    trained, its `cost`, and by set, where it gives several poses a frame, its `sample_errors`; of a method of
+    PSEUDO_LABELLED, which reads EgoPW's labels nowhere in training, what its own "labels" are worth; kept in
+    method.json. seed: of a repetition.
     """
 
     def __init__(self, settings, root, method, seed=None):
@@ -315,14 +320,21 @@ class BaselineStage(TrainingStage):
         folder = self.artifacts / "features"
         depth = DEPTH.get(method, ())
         self.frames = {k: FrameFeatures(g, open_features(folder, g), k[1] in depth) for k, g in self.groups.items()}
+        if method == "egopw":
+            check_outside(self.groups["egopw", "train"])
         torch.manual_seed(settings.seed)
-        average, scale = mean_pose(self.groups["egopw", "train"]), settings.decoder.input_scale
-        self.model = new_baseline(method, self.frames["egopw", "train"], average, scale)
+        first = ("sceneego" if method in PSEUDO_LABELLED else "egopw"), "train"
+        average, scale = mean_pose(self.groups[first]), settings.decoder.input_scale
+        self.model = new_baseline(method, self.frames[first], average, scale)
 
     def train(self):
         """Train on each set in turn, test on it, and save the poses."""
         for name, optimiser in self.optimisers.items():
             frames = self.frames[name, "train"]
+            if self.method in PSEUDO_LABELLED and name == "egopw":
+                frames, trained = self._pseudo_labelled(), len(frames)
+                # As many steps as without the other domain's frames.
+                optimiser = replace(optimiser, epochs=max(1, round(optimiser.epochs * trained / len(frames))))
             if self.method == "nearest":
                 self.model = new_baseline(self.method, frames, None)
             else:
@@ -336,3 +348,12 @@ class BaselineStage(TrainingStage):
                 self.facts[name] = sample_errors(samples, test.sequences)
         self.facts |= cost(self.model, test, self.settings.window.length)
         self.write(write_json, self.artifacts / self.place / "method.json", self.facts)
+
+    def _pseudo_labelled(self):
+        """EgoPW's training frames with labels of the method's own, and SceneEgo's with theirs -> Domains."""
+        wild, labelled = self.frames["egopw", "train"], self.frames["sceneego", "train"]
+        labels = pseudo_labels(wild, labelled, self.method == "egopw")
+        # In a folder of their own: poses beside method.json are of test splits.
+        self.write(save_poses, self.artifacts / self.place / "labels/egopw.npz", labels)
+        self.facts["labels"] = sequence_errors(labels, wild.sequences).summary()
+        return Domains(wild, labels, labelled)
