@@ -47,7 +47,7 @@ class _Reversed(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # ty: ignore
         return -ctx.share * gradient, None
 
 

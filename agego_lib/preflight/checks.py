@@ -74,7 +74,7 @@ class _Listed:
     content: str = ""
     example: Path | None = None
     actions: bool = False
-    no_depth: str | None = None
+    no_depth: Path | None = None
     lacks_outside: Path | None = None
 
 
@@ -145,7 +145,7 @@ def check_depth(methods, looked, found):
     """Whether all sequences have the depth of the scene that some baselines read. looked: {set: {split: _Listed}}."""
     for method in methods:
         for kind, splits in looked.items():
-            lacking = [s.no_depth for split in DEPTH.get(method, ()) for s in splits.get(split, ()) if s.no_depth]
+            lacking = [str(s.no_depth) for split in DEPTH.get(method, ()) for s in splits.get(split, ()) if s.no_depth]
             what = f"ablation.baselines: {method} reads the depth of the scene, which sequences of {kind} do not have"
             found.several(f"{what}; {NO_DEPTH}. Without depth.npz", lacking)
 
