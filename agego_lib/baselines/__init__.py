@@ -4,7 +4,7 @@ Each is a small class after the idea of a known method, frame by frame; its docs
 keeps and what it does not. The mean pose, the weakest of them, is `evaluation.mean_pose`.
 """
 
-from agego_lib.baselines.egopw import Domains, check_outside, pseudo_labels
+from agego_lib.baselines.egopw import Domains
 from agego_lib.baselines.harness import (
     DEPTH,
     METHODS,
@@ -17,6 +17,7 @@ from agego_lib.baselines.harness import (
     predict_frames,
     sample_errors,
 )
+from agego_lib.baselines.pseudo_labels import check_outside, pseudo_labels
 
 __all__ = [
     "DEPTH",
