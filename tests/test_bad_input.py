@@ -158,6 +158,11 @@ def not_for_reading(path):
     path.mkdir()
 
 
+def names(data):
+    """The frames of the bad sequence, as a file beside them names them."""
+    return np.array([data.image(number).name for number in range(1, FRAMES + 1)])
+
+
 def link_outside(data, path):
     """Move a file or folder out of the data set, and link it from where it was."""
     target = data.root.parent / f"{data.root.name} elsewhere"
@@ -291,6 +296,16 @@ FAULTS = [
     ("visibility-objects", "`visibility.npz` holds pickled objects", BOTH,
      lambda d: np.savez(d.bad / "visibility.npz", frame_names=np.array([{}], dtype=object)), "sequence",
      "not readable as NPZ"),
+    ("depth-zip", "`depth.npz` is damaged", BOTH,
+     lambda d: (d.bad / "depth.npz").write_bytes(b"PK\x03\x04" + b"\0" * 80), "sequence", "not readable as NPZ"),
+    ("depth-units", "`depth.npz` is in millimetres", BOTH,
+     lambda d: np.savez(d.bad / "depth.npz", frame_names=names(d), distance=np.full((FRAMES, 6, 8), 1600.0)),
+     "sequence", "'distance' is not in metres"),
+    ("outside-zip", "`outside.npz` is damaged", BOTH,
+     lambda d: (d.bad / "outside.npz").write_bytes(b"PK\x03\x04" + b"\0" * 80), "sequence", "not readable as NPZ"),
+    ("outside-lacks", "`outside.npz` lacks an array", BOTH,
+     lambda d: np.savez(d.bad / "outside.npz", frame_names=names(d), intrinsics=np.eye(3)), "sequence",
+     "no confidence, joints_2d"),
     ("images-size", "every image has another size than the calibration", BOTH,
      lambda d: [jpeg(n, (64, 64))(d) for n in range(1, FRAMES + 1)], "sequence", "wrong size: image of 64x64"),
     ("list-missing", "a split list is missing", BOTH, lambda d: (d.root / "train.txt").unlink(), "stop",
