@@ -100,13 +100,15 @@ def main():
     results = load_results(ROOT, settings, tests)
     evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
     run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
-    commit, machine = run["code"]["commit"], run["machine"]
-    commit = f"{commit[:7]}{' with changes' * bool(run['code']['dirty'])}" if commit else "unknown"
+    machine = run["machine"]
+    rows = [ROOT / f"metrics/ablate/{name}.run.json" for name in run_names(settings.ablation)]
+    codes = [run["code"], *(json.loads(path.read_text())["code"] for path in rows)]
+    commits = {f"{c['commit'][:7]}{' with changes' * bool(c['dirty'])}" if c["commit"] else "unknown": 0 for c in codes}
     methods = methods_table(results, ROOT, settings)
     made = {name: markdown(compare(results, *rows, settings)) for name, rows in tables(settings).items()}
     parts = [
         "# Results\n",
-        f"Measured at commit {commit}, {settings.prepare.size} px, {windows(settings.window)}, "
+        f"Measured at {', '.join(commits)}, {settings.prepare.size} px, {windows(settings.window)}, "
         f"{settings.visual.backbone}, seed {settings.seed}; "
         f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch "
         f"{run['versions']['torch']}. "
