@@ -56,7 +56,7 @@ test: .venv/installed
 	$(PYTEST)
 
 # Speed and memory on this machine, which should do nothing else meanwhile, and docs/scaling.md from it.
-BENCHMARKS ?= training inference prediction reading growth views
+BENCHMARKS ?= training inference prediction reading growth views methods
 bench: .venv/installed
 	set -e; for name in $(BENCHMARKS); do python -m benchmarks.$$name; done
 	python -m benchmarks.scaling_page

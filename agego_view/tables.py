@@ -236,12 +236,15 @@ def _published(figures):
 def methods_table(results, root, settings):
     """One row a method: what it sees, its size and cost, our errors on both sets, published ones -> list of dicts.
 
-    results: of `load_results`. Parameters, multiply-accumulates and speed are those beside the frozen networks, from
-    the method.json of its run; errors have their 95 % interval over people, and over seeds where it was repeated. "–":
-    not published, or not run.
+    results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from the
+    method.json of its run, and so are the frames a second, of benchmarks/results/methods.json; errors have their 95 %
+    interval over people, and over seeds where it was repeated. "–": not published, or not run.
     """
     labels, figures = tables(settings)["others"]
     elsewhere = {f"baseline_{name}": found for name, found in paper.METHODS_ELSEWHERE.items()}
+    measured_speeds = Path(root) / "benchmarks/results/methods.json"
+    found = read_json(measured_speeds)["rows"] if measured_speeds.is_file() else []
+    speeds = {row["method"]: f"{row['frames a second']:.0f}" for row in found}
     rows = []
     for name, label in labels.items():
         if name != "full" and not name.startswith("baseline_"):
@@ -253,7 +256,7 @@ def methods_table(results, root, settings):
             "frames seen": settings.window.length if name == "full" else 1,
             "parameters (M)": f"{facts['parameters'] / 1e6:.2f}" if facts else "–",
             "multiply-accumulates (M)": f"{facts['macs'] / 1e6:.1f}" if facts else "–",
-            "frames a second": f"{facts['frames_per_second']:.0f}" if facts else "–",
+            "frames a second": speeds.get(name, "–"),
         }
         for data_set, title in datasets.TITLES.items():
             errors = results.get(name, {}).get(data_set)

@@ -137,7 +137,7 @@ def main():
         "## The transfer, and baselines\n",
         made["others"],
         "## Methods side by side\n",
-        "Parameters, multiply-accumulates of a frame and speed (on this machine, in calls of "
+        "Parameters, multiply-accumulates of a frame and speed (`python -m benchmarks.methods`, in calls of "
         f"{settings.window.length} frames) are those beside the frozen networks, which all of them share. "
         "An oracle's choice among samples is no method's error: nobody can choose so.\n",
         markdown(methods),

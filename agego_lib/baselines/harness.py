@@ -194,13 +194,12 @@ def sample_errors(samples, sequences):
     return found
 
 
-def cost(model, frames, count=1):
-    """`complexity.cost` of a model, beside the frozen networks, at `count` frames a call.
+def cost(model, frames):
+    """`complexity.cost` of a model, beside the frozen networks.
 
     What training alone needs counts as parameters too. Macs are those of layers and matrix products; "nearest" compares
     with every training pose, which torch does not count.
     """
-    count = min(count, len(frames.sequences[0]))
-    batch = {k: torch.from_numpy(v) for k, v in frames.frames(0, np.arange(count)).items()}
+    batch = {k: torch.from_numpy(v) for k, v in frames.frames(0, np.arange(1)).items()}
     model.eval()
-    return complexity.cost(model.parameters(), lambda: model(batch), count)
+    return complexity.cost(model.parameters(), lambda: model(batch), 1)

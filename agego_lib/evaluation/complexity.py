@@ -1,7 +1,5 @@
 """Table 3: parameters and multiply-accumulates of each box of Fig. 1, counted by torch itself."""
 
-import time
-
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,19 +16,9 @@ def count_macs(call, frames):
 
 
 def cost(parameters, call, frames):
-    """What a method costs -> {"parameters", "macs" a frame, "frames_per_second"} of a call on `frames` frames.
-
-    The speed is this machine's, now: the best of three calls.
-    """
+    """What a method costs -> {"parameters", "macs" a frame} of a call on `frames` frames."""
     # With gradients: without, torch has fused layers that its counter does not know.
-    found = {"parameters": sum(p.numel() for p in parameters), "macs": round(count_macs(call, frames))}
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(4):  # of which the first warms up
-            started = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - started)
-    return found | {"frames_per_second": round(frames / min(seconds[1:]), 1)}
+    return {"parameters": sum(p.numel() for p in parameters), "macs": round(count_macs(call, frames))}
 
 
 def complexity(size=256, frames=64, backbone="resnet50"):

@@ -346,7 +346,7 @@ class BaselineStage(TrainingStage):
             if hasattr(self.model, "samples"):
                 samples = predict_frames(self.model, test, f"{name} test, samples", call=self.model.samples)
                 self.facts[name] = sample_errors(samples, test.sequences)
-        self.facts |= cost(self.model, test, self.settings.window.length)
+        self.facts |= cost(self.model, test)
         self.write(write_json, self.artifacts / self.place / "method.json", self.facts)
 
     def _pseudo_labelled(self):

@@ -1,0 +1,69 @@
+"""How many frames a second each method gives poses for, beside the frozen networks that all of them share.
+
+At the sizes of this working copy's settings, with random weights, which change no timing, and made-up features.
+"""
+
+import numpy as np
+import torch
+
+from agego_lib import params
+from agego_lib.baselines import METHODS, new_baseline
+from agego_lib.models.build import untrained_model
+from benchmarks.common import arguments, interleaved, report
+
+JOINTS, TRUNK, DEPTH_SIDE = 15, 256, 24
+
+
+class _Sequence:
+    def __init__(self, joints_3d, depth):
+        self.joints_3d, self.depth = joints_3d, depth
+
+    def __len__(self):
+        return len(self.joints_3d)
+
+
+class MadeUp:
+    """Frames as a FrameFeatures gives them, of a "fovea" view of `size` px."""
+
+    def __init__(self, count, size):
+        rng, side = np.random.default_rng(0), size // 4
+        rays = rng.normal(size=(count, JOINTS, 3)).astype(np.float32)
+        poses = rng.normal([0, 0, 0.8], 0.3, (count, JOINTS, 3)).astype(np.float32)
+        depth = rng.uniform(1, 3, (count, DEPTH_SIDE, DEPTH_SIDE)).astype(np.float32)
+        self.sequences = [_Sequence(poses, depth)]
+        self.arrays = {
+            "heatmaps": rng.uniform(0, 1, (count, JOINTS, side, side)).astype(np.float32),
+            "trunk": rng.uniform(0, 1, (count, TRUNK, size // 16, size // 16)).astype(np.float32),
+            "pixels": rng.uniform(0, 1, (count, JOINTS, 2)).astype(np.float32),
+            "rays": rays / np.linalg.norm(rays, axis=-1, keepdims=True),
+            "depth": depth,
+            "joints_3d": poses,
+        }
+
+    def frames(self, number, indices):
+        return {name: value[indices] for name, value in self.arrays.items()}
+
+
+@torch.inference_mode()
+def main():
+    options = arguments(__doc__.splitlines()[0])
+    settings = params.load()
+    # The nearest pose is sought among as many as the quick profile trains on.
+    training, rounds = (64, 1) if options.quick else (6096, 20)
+    length, size = settings.window.length, settings.prepare.size
+    frames = MadeUp(training, size)
+    batch = {name: torch.from_numpy(value) for name, value in frames.frames(0, np.arange(length)).items()}
+    mean = frames.sequences[0].joints_3d.mean(0)
+    model = untrained_model(settings).eval()
+    window = {name: batch[name][None] for name in ("heatmaps", "trunk")}
+    calls = {"full": lambda: model.forward_features(**window)}
+    for name in METHODS:
+        method = new_baseline(name, frames, mean).eval()
+        calls[f"baseline_{name}"] = lambda method=method: method(batch)
+    seconds = interleaved(calls, rounds, warm_up=2)
+    rows = [{"method": name, "frames a second": round(length / seconds[name], 1)} for name in calls]
+    report("methods", options, {"view (px)": size, "frames a call": length, "rounds": rounds}, rows)
+
+
+if __name__ == "__main__":
+    main()
