@@ -14,7 +14,7 @@ from conftest import CAMERA, SOURCES
 from agego_data import outside, synthetic
 from agego_lib.baselines import Domains, check_outside, pseudo_labels
 from agego_lib.baselines.egopw import EgoPW
-from agego_lib.baselines.pseudo_labels import _Observed, camera_places, camera_turns
+from agego_lib.baselines.labels import _Observed, camera_places, camera_turns
 from agego_lib.camera import InputView
 from agego_lib.datasets import DatasetError, PreparedSequence, read_egopw, write_prepared
 from agego_lib.datasets.sequence import OutsideView
@@ -252,14 +252,14 @@ def seen(takes):
 
 
 def test_labels_of_two_views_are_better_and_never_read_the_truth(takes, seen, monkeypatch):
-    monkeypatch.setattr("agego_lib.baselines.pseudo_labels.STEPS", (40, 130))
+    monkeypatch.setattr("agego_lib.baselines.labels.STEPS", (40, 130))
     wild, labelled = Frames(takes[:2], seen), Frames(takes[2:])
     one, two = (pseudo_labels(wild, labelled, both) for both in (False, True))
     assert [p.shape for p in two] == [(60, 15, 3)] * 2 and two[0].dtype == np.float32
     truth = torch.from_numpy(np.concatenate([take.joints for take, _ in takes[:2]])).float()
     one, error = (1000 * float(pa_mpjpe(torch.from_numpy(np.concatenate(p)), truth)) for p in (one, two))
     assert error < 0.9 * one and error < 75, (one, error)
-    monkeypatch.setattr("agego_lib.baselines.pseudo_labels.STEPS", (5, 5))
+    monkeypatch.setattr("agego_lib.baselines.labels.STEPS", (5, 5))
     before = pseudo_labels(wild, labelled, True)
     for sequence in wild.sequences:
         sequence.joints_3d = np.full_like(sequence.joints_3d, np.nan)

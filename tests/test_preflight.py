@@ -57,7 +57,7 @@ def test_memory_of_a_step_is_near_what_a_process_takes(settings):
     command = [sys.executable, "-c", STEP, "12", "64", "resnet18"]
     taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     # Processors differ in the room that their convolutions take beside what is counted.
-    assert 0.5 * taken < expected < 1.5 * taken, (expected / 1e6, taken / 1e6)
+    assert 0.4 * taken < expected < 1.5 * taken, (expected / 1e6, taken / 1e6)
 
 
 def test_memory_grows_with_the_batch_alone(settings):

@@ -16,9 +16,9 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-# Nothing of the project.
+# Nothing of the project; nor pandas, which looks at once whether it is in a notebook.
 MODULES = (
-    "torch", "torchvision", "lightning_fabric", "cv2", "h5py", "jaxtyping", "pandas", "pydantic", "scipy.signal",
+    "torch", "torchvision", "lightning_fabric", "cv2", "h5py", "jaxtyping", "pydantic", "scipy.signal",
     "plotly.graph_objects", "dvclive", "ipykernel.kernelapp",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from agego_lib.baselines.harness import (
     predict_frames,
     sample_errors,
 )
-from agego_lib.baselines.pseudo_labels import check_outside, pseudo_labels
+from agego_lib.baselines.labels import check_outside, pseudo_labels
 
 __all__ = [
     "DEPTH",

@@ -1,4 +1,4 @@
-"""EgoPW: a network trained on pseudo labels, aligned with a labelled domain (see pseudo_labels.py for the labels)."""
+"""EgoPW: a network trained on pseudo labels, aligned with a labelled domain (see labels.py)."""
 
 import torch
 from torch import nn

@@ -192,7 +192,7 @@ def error_groups(errors: PoseErrors, sequences) -> list[dict]:
     if all(s.hidden is not None for s in sequences):
         hidden = np.concatenate([s.hidden for s in sequences])
         chosen |= {("visibility", "hidden by the body"): inside & hidden, ("visibility", "in sight"): inside & ~hidden}
-        ages = errors.unseen
+        ages = np.concatenate([_unseen(s) for s in sequences])
         lowest = 0
         for most, part in UNSEEN:
             chosen["unseen for", part] = (ages > lowest) & (ages <= most)
