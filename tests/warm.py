@@ -19,7 +19,7 @@ from pathlib import Path
 # Nothing of the project; nor pandas, which looks at once whether it is in a notebook.
 MODULES = (
     "torch", "torchvision", "lightning_fabric", "cv2", "h5py", "jaxtyping", "pydantic", "scipy.signal",
-    "plotly.graph_objects", "dvclive", "ipykernel.kernelapp",
+    "plotly.graph_objects", "ipykernel.kernelapp",
 )  # fmt: skip
 
 
