@@ -34,6 +34,7 @@ import resource, sys, torch
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
 from agego_lib.params import LossSettings, SceneEgoSettings
 from agego_lib.training import PoseObjective
+from benchmarks.common import peak_memory_mb
 batch, frames, backbone = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 model = AGEgoPose(HeatmapNet(fpn_channels=(8, 8, 8, 8)), FrameEncoder(backbone), MotionEncoder(depth=2, local_blocks=1),
                   HeatmapEmbedding(), PoseDecoder(layers=1)).train()
@@ -45,7 +46,7 @@ window = {"heatmaps": torch.rand(batch, frames, 15, 16, 16), "trunk": torch.rand
 objective(window)[0].backward()
 adam.step()
 weights = sum(p.numel() * 4 for p in objective.parameters())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before + weights)
+print(round(1e6 * peak_memory_mb()) - before + weights)
 """
 
 
@@ -57,7 +58,7 @@ def test_memory_of_a_step_is_near_what_a_process_takes(settings):
     command = [sys.executable, "-c", STEP, "12", "64", "resnet18"]
     taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     # Processors differ in the room that their convolutions take beside what is counted.
-    assert 0.4 * taken < expected < 1.5 * taken, (expected / 1e6, taken / 1e6)
+    assert 0.5 * taken < expected < 1.5 * taken, (expected / 1e6, taken / 1e6)
 
 
 def test_memory_grows_with_the_batch_alone(settings):
