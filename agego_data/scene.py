@@ -240,11 +240,8 @@ class Stage:
         return cls(room, outfit, atlas.image, gear, standing, held, grip, tray)
 
     def surroundings(self, i):
-        """What stands in frame i, people and what they hold left out -> vertices (V, 3), faces (F, 3)."""
-        meshes = [mesh for first, end, mesh, _ in self.standing if first <= i < end]
-        counts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
-        faces = [mesh.faces + n for mesh, n in zip(meshes, counts[:-1], strict=True)]
-        return np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces)
+        """What stands in frame i, people and what they hold left out -> Mesh."""
+        return props.join([mesh for first, end, mesh, _ in self.standing if first <= i < end])
 
     def joined_by(self, other):
         """The same with another person in it."""
@@ -300,6 +297,19 @@ class Stage:
             len(body.faces),
             len(body.faces) + sum(len(mesh.faces) for mesh in loose),
         )
+
+
+def surface_distances(corners, towards, length=1.0):
+    """How far away the surfaces of triangles (N, 3, 3) are from the origin -> (N,), in their unit.
+
+    towards: (N, 3), into which directions. length: (N,), of these.
+    """
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    slope = (normals * towards).sum(1) / length
+    depth = (normals * corners[:, 0]).sum(1) / np.where(slope == 0, -1e-12, slope)
+    # A pixel's middle may lie just off the triangle: the plane's depth there is held to that of its corners.
+    ends = np.linalg.norm(corners, axis=2)
+    return np.clip(depth, ends.min(1), ends.max(1))
 
 
 class Viewer:
@@ -436,14 +446,9 @@ class Viewer:
         seen = ids[v, u]
         inside, seen = inside[seen >= 0], seen[seen >= 0]
         corners = (vertices[faces[seen]] - place) @ turn
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        slope = (normals * local[inside]).sum(1) / far[inside]
-        depth = (normals * corners[:, 0]).sum(1) / np.where(slope == 0, -1e-12, slope)
-        # A pixel's middle may lie just off the triangle: the plane's depth there is held to that of its corners.
-        distances = np.linalg.norm(corners, axis=2)
         hidden = np.zeros(len(joints), bool)
         room = np.where(seen < body_faces, TOLERANCE[inside], THING_TOLERANCE)
-        hidden[inside] = np.clip(depth, distances.min(1), distances.max(1)) < far[inside] - room
+        hidden[inside] = surface_distances(corners, local[inside], far[inside]) < far[inside] - room
         return hidden
 
 
@@ -476,13 +481,7 @@ class Sounder(Viewer):
         far = np.minimum(np.minimum(tx, ty), down)
         seen = self.draw(vertices, faces, turn, place).ravel()[self.kept]
         covered = np.flatnonzero(seen >= 0)
-        seen, corners = seen[covered], ((vertices - place) @ turn)[faces]
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        slope = (normals[seen] * rays[covered]).sum(1)
-        depth = (normals * corners[:, 0]).sum(1)[seen] / np.where(slope == 0, -1e-12, slope)
-        # A pixel's middle may lie just off the triangle: the plane's depth there is held to that of its corners.
-        ends = np.linalg.norm(corners, axis=2)
-        far[covered] = np.clip(depth, ends.min(1)[seen], ends.max(1)[seen])
+        far[covered] = surface_distances(((vertices - place) @ turn)[faces[seen[covered]]], rays[covered])
         whole = np.zeros(self.shape, np.float32)
         whole[self.places] = far
         return whole

@@ -185,7 +185,8 @@ def distances(sounder, stage, take, i):
     """Metres to floor, room and what stands in frame i of a take, as if nobody were there -> (48, W) float32."""
     place = take.camera_places[i]
     above = np.array([place[0], place[1], max(place[2], CLEARANCE)])
-    return sounder.distances(stage.room, *stage.surroundings(i), take.camera_turns[i], place, above)
+    things = stage.surroundings(i)
+    return sounder.distances(stage.room, things.vertices, things.faces, take.camera_turns[i], place, above)
 
 
 def _move(viewer, take, i):

@@ -127,7 +127,8 @@ def test_depth_is_what_rays_meet_first(viewer, people):
         stage = stage_of(body, take, k)
         found = synthetic.distances(sounder, stage, take, 0)
         assert found.shape == camera.size[::-1] == (scene.ROWS, 60) and found.dtype == np.float32
-        vertices, faces = stage.surroundings(0)
+        standing = stage.surroundings(0)
+        vertices, faces = standing.vertices, standing.faces
         turn, eye, (x0, x1, y0, y1) = take.camera_turns[0], take.camera_places[0], stage.room.bounds
         rng = np.random.default_rng(k)
         for v, u in rng.permutation(np.argwhere(found > 0))[:250]:
