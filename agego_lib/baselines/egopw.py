@@ -42,23 +42,13 @@ class EgoPW(Mo2Cap2):
         self.alignment = alignment
         self.domain = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 1))
 
-    def _features(self, batch):
-        seen = torch.cat([self.features(batch["trunk"]), batch["pixels"].flatten(1)], dim=1)
-        return self.distances[:2](seen)
-
-    def _joints(self, batch, features):
-        return batch["rays"] * (self.mean + self.distances[2](features)).unsqueeze(-1)
-
-    def forward(self, batch):
-        return self._joints(batch, self._features(batch))
-
     def training_terms(self, batch):
         """As `Baseline.training_terms`; `wild` (B,) in the batch, where it is, tells the frames' domains."""
-        features = self._features(batch)
-        logits = self.domain(_Reversed.apply(features, self.alignment))[:, 0]
+        seen = self.seen(batch)
+        logits = self.domain(_Reversed.apply(seen, self.alignment))[:, 0]
         # With one domain there is nothing to tell apart; each parameter has a gradient all the same.
         domain = F.binary_cross_entropy_with_logits(logits, batch["wild"]) if "wild" in batch else 0 * logits.sum()
-        return self._joints(batch, features), {"domain": domain}
+        return self.placed(batch, seen), {"domain": domain}
 
 
 class Domains(Dataset):

@@ -1,9 +1,10 @@
 """Mo2Cap2: 2D joints and their distances."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from .base import Baseline
+from .base import Baseline, Joints
 
 
 class Mo2Cap2(Baseline):
@@ -25,6 +26,14 @@ class Mo2Cap2(Baseline):
         self.distances = nn.Sequential(nn.Linear(128 * 16 + 2 * num_joints, 256), nn.ReLU(), nn.Linear(256, num_joints))
         self.register_buffer("mean", torch.as_tensor(mean_distance).float())
 
+    def seen(self, batch: dict[str, Tensor]) -> Float[Tensor, "B 256"]:
+        """What tells the distances."""
+        found = torch.cat([self.features(batch["trunk"]), batch["pixels"].flatten(1)], dim=1)
+        return self.distances[:2](found)
+
+    def placed(self, batch: dict[str, Tensor], seen: Float[Tensor, "B 256"]) -> Joints:
+        """Joints on their rays, at the distances that `seen` tells."""
+        return batch["rays"] * (self.mean + self.distances[2](seen)).unsqueeze(-1)
+
     def forward(self, batch):
-        seen = torch.cat([self.features(batch["trunk"]), batch["pixels"].flatten(1)], dim=1)
-        return batch["rays"] * (self.mean + self.distances(seen)).unsqueeze(-1)
+        return self.placed(batch, self.seen(batch))
