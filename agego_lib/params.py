@@ -70,6 +70,14 @@ BaselineName = Literal[
     "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap",
     "egopw", "egopw_one_view", "sceneego", "sceneego_true_depth",
 ]  # fmt: skip
+# Files beside imgs/ that some of them read: the file, what it holds, and of which splits of which sets.
+BESIDE = {
+    "egopw": ("outside.npz", "a view from outside (egopw_one_view does without)", {"egopw": ("train",)}),
+    "sceneego": ("depth.npz", "the depth of the scene", {"egopw": ("train",), "sceneego": ("train",)}),
+    "sceneego_true_depth": (
+        "depth.npz", "the depth of the scene", {"egopw": ("train", "test"), "sceneego": ("train", "test")}
+    ),
+}  # fmt: skip
 section = dataclass(frozen=True, config={"extra": "forbid"})
 
 

@@ -276,14 +276,14 @@ def test_baselines_that_read_depth_want_it_before_anything_runs(data):
     root, place = data
     found = preflight.Findings()
     _, looked, _ = preflight.check_data_set("sceneego", place, root, found)
-    preflight.check_depth(("nearest", "sceneego", "sceneego_true_depth"), {"sceneego": looked}, found)
+    preflight.check_beside(("nearest", "sceneego", "sceneego_true_depth"), {"sceneego": looked}, found)
     estimated, true = found.problems
     assert "ablation.baselines: sceneego reads the depth" in estimated and "train/diogo1" in estimated
     assert "test/diogo1" not in estimated and "test/diogo1" in true and "put depth.npz beside" in true
     (root / "train/diogo1/depth.npz").write_bytes(b"depth")
     found = preflight.Findings()
     _, looked, _ = preflight.check_data_set("sceneego", place, root, found)
-    preflight.check_depth(("nearest", "sceneego"), {"sceneego": looked}, found)
+    preflight.check_beside(("nearest", "sceneego"), {"sceneego": looked}, found)
     assert not found.problems
-    preflight.check_depth(("sceneego_true_depth",), {"sceneego": looked}, found)
+    preflight.check_beside(("sceneego_true_depth",), {"sceneego": looked}, found)
     assert len(found.problems) == 1 and "train/diogo1" not in found.problems[0]

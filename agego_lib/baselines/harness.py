@@ -12,7 +12,7 @@ from agego_lib.datasets import FrameItems
 from agego_lib.evaluation import complexity, sequence_errors
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.losses import PoseLoss
-from agego_lib.params import BaselineName
+from agego_lib.params import BESIDE, BaselineName
 from agego_lib.progress import bar
 from agego_lib.skeleton import PARENTS
 
@@ -33,7 +33,7 @@ METHODS = get_args(BaselineName)
 # Those that do not read EgoPW's labels.
 PSEUDO_LABELLED = ("egopw", "egopw_one_view")
 # Methods that read the depth of the scene, and the splits whose depth they read.
-DEPTH = {"sceneego": ("train",), "sceneego_true_depth": ("train", "test")}
+DEPTH = {method: splits["egopw"] for method, (file, _, splits) in BESIDE.items() if file == "depth.npz"}
 NO_DEPTH = (
     "the embedded data have it once they are rendered anew (`dvc repro`); for other data put depth.npz beside each "
     "sequence's imgs/ (datasets.sequence.read_depth) and prepare again, or leave it out of ablation.baselines"

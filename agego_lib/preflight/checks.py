@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agego_lib import params
-from agego_lib.baselines.harness import DEPTH, NO_DEPTH
 from agego_lib.camera import CalibrationError, FisheyeCamera
 from agego_lib.datasets import DatasetError, read_split
 from agego_lib.datasets.preparation import KINDS
@@ -64,18 +63,15 @@ def digest(parts):
 
 @dataclass(frozen=True)
 class _Listed:
-    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels.
-
-    no_depth, lacks_outside: where the depth of its scene, its view from outside should be, if it has none.
-    """
+    """One sequence of a list: what is missing of it, its number of frames, its fingerprint, a frame, its labels, and
+    those of SIDE_FILES that it lacks."""
 
     missing: str | None
     frames: int = 0
     content: str = ""
     example: Path | None = None
     actions: bool = False
-    no_depth: Path | None = None
-    lacks_outside: Path | None = None
+    lacks: tuple[Path, ...] = ()
 
 
 def _look_at(directory, annotation_files):
@@ -90,16 +86,15 @@ def _look_at(directory, annotation_files):
         return _Listed(f"{directory / 'imgs'}: {error.strerror}")
     if not frames:
         return _Listed(f"{directory / 'imgs'} holds no frame")
-    parts = [f"{name} {size}" for name, size in frames]
+    parts, lacks = [f"{name} {size}" for name, size in frames], []
     for path in (annotations, *(directory / name for name in SIDE_FILES)):
         if path.is_file():
             parts += [path.name, file_digest(path)]
+        else:
+            lacks.append(path)
     example = directory / "imgs" / frames[len(frames) // 2][0]
-    no_depth, lacks_outside = (
-        None if path.is_file() else path for path in (directory / "depth.npz", directory / "outside.npz")
-    )
-    labelled = (directory / "actions.csv").is_file()
-    return _Listed(None, len(frames), digest(parts), example, labelled, no_depth, lacks_outside)
+    labelled = directory / "actions.csv" not in lacks
+    return _Listed(None, len(frames), digest(parts), example, labelled, tuple(lacks))
 
 
 def check_data_set(kind, place, root, found):
@@ -141,13 +136,18 @@ def check_data_set(kind, place, root, found):
     return record, splits, camera
 
 
-def check_depth(methods, looked, found):
-    """Whether all sequences have the depth of the scene that some baselines read. looked: {set: {split: _Listed}}."""
-    for method in methods:
-        for kind, splits in looked.items():
-            lacking = [str(s.no_depth) for split in DEPTH.get(method, ()) for s in splits.get(split, ()) if s.no_depth]
-            what = f"ablation.baselines: {method} reads the depth of the scene, which sequences of {kind} do not have"
-            found.several(f"{what}; {NO_DEPTH}. Without depth.npz", lacking)
+def check_beside(methods, looked, found):
+    """Whether all sequences have the files that some baselines read. looked: {set: {split: _Listed}}."""
+    for method in (m for m in methods if m in params.BESIDE):
+        file, what, wanted = params.BESIDE[method]
+        for kind, splits in wanted.items():
+            listed = [s for split in splits for s in looked.get(kind, {}).get(split, ())]
+            found.several(
+                f"ablation.baselines: {method} reads {what}, which sequences of {kind} do not have; the embedded data "
+                "have it once they are rendered anew (`dvc repro`), the published sets do not: take "
+                f"{method} out, or put {file} beside imgs/ (agego_lib/datasets says what it holds). There is none at",
+                [str(path) for s in listed for path in s.lacks if path.name == file],
+            )
 
 
 def check_released(settings, root, found):
@@ -299,15 +299,7 @@ def check(settings, root):
                 "motion.checkpoint is null, and no training sequence of EgoPW has an actions.csv to train the temporal "
                 f"blocks on. It may name {ACTIONFORMER}"
             )
-        check_depth(settings.ablation.baselines, looked, found)
-        blind = [s.lacks_outside for s in looked["egopw"].get("train", ()) if s.lacks_outside]
-        if "egopw" in settings.ablation.baselines and blind:
-            found.problems.append(
-                f"ablation.baselines has egopw, which learns from a view from outside, and {len(blind)} of EgoPW's "
-                f"training sequences have none (first: {blind[0]}); the published data set has no such file. Write it "
-                "(frame_names, joints_2d, confidence, intrinsics; see read_outside), or take egopw out: egopw_one_view "
-                "needs none"
-            )
+        check_beside(settings.ablation.baselines, looked, found)
     check_weights(settings, root, found)
     check_machine(settings, root, frames, frame_bytes, found)
     return found
