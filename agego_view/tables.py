@@ -8,6 +8,7 @@ import numpy as np
 from agego_lib import datasets
 from agego_lib.datasets.features import open_features
 from agego_lib.evaluation import HEADLINE, bootstrap_interval, by_need, load_poses, sequence_errors, unseen_for
+from agego_lib.evaluation.complexity import full_cost
 from agego_lib.files import read_json
 from agego_lib.heatmaps import decode_heatmaps
 from agego_view import paper
@@ -233,24 +234,32 @@ def _published(figures):
     }
 
 
+def _speeds(root, settings):
+    """Frames a second of each method, as texts, where they were measured at the sizes of the settings."""
+    file = Path(root) / "benchmarks/results/methods.json"
+    sizes = {"view (px)": settings.prepare.size, "frames a call": settings.window.length}
+    if not file.is_file() or (found := read_json(file))["settings"] != sizes:
+        return {}
+    return {row["method"]: f"{row['frames a second']:.0f}" for row in found["rows"]}
+
+
 def methods_table(results, root, settings):
     """One row a method: what it sees, its size and cost, our errors on both sets, published ones -> list of dicts.
 
     results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from the
-    method.json of its run, and so are the frames a second, of benchmarks/results/methods.json; errors have their 95 %
-    interval over people, and over seeds where it was repeated. "–": not published, or not run.
+    method.json of its run, and so are the frames a second, of benchmarks/results/methods.json, where that was measured
+    at this run's sizes; errors have their 95 % interval over people, and over seeds where it was repeated. "–": not
+    published, or not run.
     """
     labels, figures = tables(settings)["others"]
     elsewhere = {f"baseline_{name}": found for name, found in paper.METHODS_ELSEWHERE.items()}
-    measured_speeds = Path(root) / "benchmarks/results/methods.json"
-    found = read_json(measured_speeds)["rows"] if measured_speeds.is_file() else []
-    speeds = {row["method"]: f"{row['frames a second']:.0f}" for row in found}
+    speeds = _speeds(root, settings)
     rows = []
     for name, label in labels.items():
         if name != "full" and not name.startswith("baseline_"):
             continue
-        facts = Path(root) / "artifacts" / ("finetune" if name == "full" else f"ablate/{name}") / "method.json"
-        facts = read_json(facts) if facts.is_file() else {}
+        file = Path(root) / "artifacts/ablate" / name / "method.json"
+        facts = full_cost(settings) if name == "full" else read_json(file) if file.is_file() else {}
         row = {
             "method": label,
             "frames seen": settings.window.length if name == "full" else 1,

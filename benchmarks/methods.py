@@ -8,10 +8,11 @@ import torch
 
 from agego_lib import params
 from agego_lib.baselines import METHODS, new_baseline
+from agego_lib.datasets.prepared import DEPTH_SIDE
+from agego_lib.models.backbone import STAGE_CHANNELS
 from agego_lib.models.build import untrained_model
+from agego_lib.skeleton import NUM_JOINTS
 from benchmarks.common import arguments, interleaved, report
-
-JOINTS, TRUNK, DEPTH_SIDE = 15, 256, 24
 
 
 class _Sequence:
@@ -23,18 +24,18 @@ class _Sequence:
 
 
 class MadeUp:
-    """Frames as a FrameFeatures gives them, of a "fovea" view of `size` px."""
+    """Frames as a FrameFeatures gives them, of a "fovea" view of `size` px; channels: of the trunk."""
 
-    def __init__(self, count, size):
+    def __init__(self, count, size, channels):
         rng, side = np.random.default_rng(0), size // 4
-        rays = rng.normal(size=(count, JOINTS, 3)).astype(np.float32)
-        poses = rng.normal([0, 0, 0.8], 0.3, (count, JOINTS, 3)).astype(np.float32)
+        rays = rng.normal(size=(count, NUM_JOINTS, 3)).astype(np.float32)
+        poses = rng.normal([0, 0, 0.8], 0.3, (count, NUM_JOINTS, 3)).astype(np.float32)
         depth = rng.uniform(1, 3, (count, DEPTH_SIDE, DEPTH_SIDE)).astype(np.float32)
         self.sequences = [_Sequence(poses, depth)]
         self.arrays = {
-            "heatmaps": rng.uniform(0, 1, (count, JOINTS, side, side)).astype(np.float32),
-            "trunk": rng.uniform(0, 1, (count, TRUNK, size // 16, size // 16)).astype(np.float32),
-            "pixels": rng.uniform(0, 1, (count, JOINTS, 2)).astype(np.float32),
+            "heatmaps": rng.uniform(0, 1, (count, NUM_JOINTS, side, side)).astype(np.float32),
+            "trunk": rng.uniform(0, 1, (count, channels, size // 16, size // 16)).astype(np.float32),
+            "pixels": rng.uniform(0, 1, (count, NUM_JOINTS, 2)).astype(np.float32),
             "rays": rays / np.linalg.norm(rays, axis=-1, keepdims=True),
             "depth": depth,
             "joints_3d": poses,
@@ -51,7 +52,7 @@ def main():
     # The nearest pose is sought among as many as the quick profile trains on.
     training, rounds = (64, 1) if options.quick else (6096, 20)
     length, size = settings.window.length, settings.prepare.size
-    frames = MadeUp(training, size)
+    frames = MadeUp(training, size, STAGE_CHANNELS[settings.visual.backbone][2])
     batch = {name: torch.from_numpy(value) for name, value in frames.frames(0, np.arange(length)).items()}
     mean = frames.sequences[0].joints_3d.mean(0)
     model = untrained_model(settings).eval()
@@ -62,7 +63,7 @@ def main():
         calls[f"baseline_{name}"] = lambda method=method: method(batch)
     seconds = interleaved(calls, rounds, warm_up=2)
     rows = [{"method": name, "frames a second": round(length / seconds[name], 1)} for name in calls]
-    report("methods", options, {"view (px)": size, "frames a call": length, "rounds": rounds}, rows)
+    report("methods", options, {"view (px)": size, "frames a call": length}, rows, rounds=rounds)
 
 
 if __name__ == "__main__":

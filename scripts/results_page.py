@@ -103,12 +103,12 @@ def main():
     machine = run["machine"]
     rows = [ROOT / f"metrics/ablate/{name}.run.json" for name in run_names(settings.ablation)]
     codes = [run["code"], *(json.loads(path.read_text())["code"] for path in rows)]
-    commits = {f"{c['commit'][:7]}{' with changes' * bool(c['dirty'])}" if c["commit"] else "unknown": 0 for c in codes}
+    commits = [f"{c['commit'][:7]}{' with changes' * bool(c['dirty'])}" if c["commit"] else "unknown" for c in codes]
     methods = methods_table(results, ROOT, settings)
     made = {name: markdown(compare(results, *rows, settings)) for name, rows in tables(settings).items()}
     parts = [
         "# Results\n",
-        f"Measured at {', '.join(commits)}, {settings.prepare.size} px, {windows(settings.window)}, "
+        f"Measured at {', '.join(dict.fromkeys(commits))}, {settings.prepare.size} px, {windows(settings.window)}, "
         f"{settings.visual.backbone}, seed {settings.seed}; "
         f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch "
         f"{run['versions']['torch']}. "
@@ -137,8 +137,8 @@ def main():
         "## The transfer, and baselines\n",
         made["others"],
         "## Methods side by side\n",
-        "Parameters, multiply-accumulates of a frame and speed (`python -m benchmarks.methods`, in calls of "
-        f"{settings.window.length} frames) are those beside the frozen networks, which all of them share. "
+        "Parameters, multiply-accumulates of a frame and speed (`benchmarks/results/methods.json`, in calls "
+        f"of {settings.window.length} frames) are those beside the frozen networks, which all of them share. "
         "An oracle's choice among samples is no method's error: nobody can choose so.\n",
         markdown(methods),
     ]

@@ -17,10 +17,10 @@ from agego_lib.baselines import METHODS
 from agego_lib.datasets.features import feature_file
 from agego_lib.datasets.prepared import new_hdf5
 from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
-from agego_lib.evaluation.complexity import complexity
+from agego_lib.evaluation.complexity import complexity, cost, full_cost
 from agego_lib.files import write_json
 from agego_lib.models import AGEgoPose, FrameEncoder
-from agego_lib.models.build import ABLATIONS
+from agego_lib.models.build import ABLATIONS, untrained_model
 from agego_lib.training.rows import CHANGES, LOSSES, plan
 from agego_view import paper
 from agego_view import tables as results
@@ -277,13 +277,17 @@ def test_methods_side_by_side(tests, written, tmp_path, settings):
     # Of both its trainings.
     both = np.mean([written[f"ablate/baseline_egotap{end}", "egopw"] for end in ("", "-3")])
     assert rows["EgoTAP-style propagation"]["ours, embedded data, EgoPW: MPJPE (mm)"].startswith(f"{1000 * both:.1f} (")
-    speeds = {"rows": [{"method": "baseline_nearest", "frames a second": 456.7}]}
+    sizes = {"view (px)": settings.prepare.size, "frames a call": settings.window.length}
+    speeds = {"settings": sizes, "rows": [{"method": "baseline_nearest", "frames a second": 456.7}]}
     write_json(tmp_path / "benchmarks/results/methods.json", speeds)
     facts = {"parameters": 1_234_567, "macs": 8_900_000, "egopw": {"samples": 8, "best_of_k_pa_mpjpe_mm": 61.25}}
     (tmp_path / "artifacts/ablate/baseline_nearest/method.json").write_text(json.dumps(facts))
     nearest = next(row for row in results.methods_table(found, tmp_path, settings) if "nearest" in row["method"])
     assert (nearest["parameters (M)"], nearest["multiply-accumulates (M)"]) == ("1.23", "8.9")
     assert nearest["frames a second"] == "457"
+    larger = replace(settings, prepare=replace(settings.prepare, size=settings.prepare.size * 2))
+    rows = results.methods_table(found, tmp_path, larger)
+    assert {row["frames a second"] for row in rows} == {"–"}
     short = results_page.in_short([nearest], "embedded data")[0]
     assert short["EgoPW, MPJPE"] == nearest["ours, embedded data, EgoPW: MPJPE (mm)"] and short["MAC (M)"] == "8.9"
     assert short["published, real data"] == "– / – / – / –"
@@ -451,6 +455,14 @@ def test_claims_are_judged_by_their_intervals():
         ("full", "EgoPW", 100.0), ("no_motion", "EgoPW", 100.0)
     ]  # fmt: skip
     assert errors[1]["and its change"] == "+5.0 (+4.0 to +6.0)"
+
+
+def test_the_full_models_cost_is_that_of_a_real_window(settings):
+    model = untrained_model(settings).eval()
+    size, length = settings.prepare.size, settings.window.length
+    window = {name: value[None] for name, value in model.frozen_features(torch.zeros(length, 3, size, size)).items()}
+    expected = cost(model.own_parameters(), lambda: model.forward_features(**window), length)
+    assert full_cost(settings) == expected and expected["macs"] > 0
 
 
 # --- Table 3 -------------------------------------------------------------------------------------------------------

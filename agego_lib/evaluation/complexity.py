@@ -5,6 +5,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from agego_lib.models import AGEgoPose, FrameEncoder, HeatmapEmbedding, HeatmapNet, MotionEncoder, PoseDecoder
+from agego_lib.models.backbone import STAGE_CHANNELS
+from agego_lib.models.build import untrained_model
+from agego_lib.skeleton import NUM_JOINTS
 
 
 def count_macs(call, frames):
@@ -19,6 +22,18 @@ def cost(parameters, call, frames):
     """What a method costs -> {"parameters", "macs" a frame} of a call on `frames` frames."""
     # With gradients: without, torch has fused layers that its counter does not know.
     return {"parameters": sum(p.numel() for p in parameters), "macs": round(count_macs(call, frames))}
+
+
+def full_cost(settings):
+    """`cost` of the full model of params.Settings, beside the frozen networks of which other methods read what they see
+    too. As in `complexity`, nothing is computed."""
+    size, length = settings.prepare.size, settings.window.length
+    channels = STAGE_CHANNELS[settings.visual.backbone][2]
+    with torch.device("meta"):
+        model = untrained_model(settings).eval()
+        maps = torch.empty(1, length, NUM_JOINTS, size // 4, size // 4)
+        trunk = torch.empty(1, length, channels, size // 16, size // 16)
+    return cost(model.own_parameters(), lambda: model.forward_features(maps, trunk), length)
 
 
 def complexity(size=256, frames=64, backbone="resnet50"):

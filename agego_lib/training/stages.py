@@ -26,7 +26,6 @@ from agego_lib.baselines import (
 from agego_lib.datasets import FrameDataset, WindowDataset, read_prepared
 from agego_lib.datasets.features import open_features, store_features
 from agego_lib.evaluation import mean_pose, predict_split, save_poses, sequence_errors
-from agego_lib.evaluation.complexity import cost as cost_of
 from agego_lib.files import write_json
 from agego_lib.models import ActionHead, AGEgoPose, weights
 from agego_lib.models.build import (
@@ -282,14 +281,6 @@ class PoseStage(TrainingStage):
             # Tested at once: the next step trains the same model on.
             self.write(self._test, name)
         self.write(save_model, self.artifacts / self.place / "model.safetensors", self.model, self.config)
-        self.write(write_json, self.artifacts / self.place / "method.json", self._cost())
-
-    def _cost(self):
-        """`complexity.cost` of a window, beside the frozen networks of which other methods read what they see too."""
-        size, length = self.settings.prepare.size, self.settings.window.length
-        frozen = self.model.eval().frozen_features(torch.zeros(length, 3, size, size))
-        window = {name: value[None] for name, value in frozen.items()}
-        return cost_of(self.model.own_parameters(), lambda: self.model.forward_features(**window), length)
 
     def _test(self, name):
         group, store = self.groups[name, "test"], self.stores[name, "test"]
