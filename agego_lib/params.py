@@ -67,8 +67,8 @@ NotNegative = _number(float, ge=0)
 Part = _number(float, ge=0, le=0.9)
 # The classes of baselines/.
 BaselineName = Literal[
-    "nearest", "xr_egopose", "mo2cap2", "selfpose", "egoposeformer", "egowholemocap", "kolotouros", "egohmr", "egotap",
-    "egopw", "egopw_one_view", "sceneego", "sceneego_true_depth",
+    "nearest", "xr_egopose", "mo2cap2", "mo2cap2_zoom", "selfpose", "egoposeformer", "egowholemocap", "kolotouros",
+    "egohmr", "egotap", "egopw", "egopw_one_view", "sceneego", "sceneego_true_depth",
 ]  # fmt: skip
 # Files beside imgs/ that some of them read: the file, what it holds, and of which splits of which sets.
 BESIDE = {
@@ -232,7 +232,8 @@ class DecoderSettings:
     use_motion: whether the main model has the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
     what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
     through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at.
-    Of "paper" alone: norm_first, input_scale, memory_joint_embedding and start_at_mean_pose.
+    Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
+    memory_joint_embedding and start_at_mean_pose.
     """
 
     kind: Literal["paper", "rays"]
@@ -246,6 +247,7 @@ class DecoderSettings:
     heads: Count
     dropout: Part
     norm_first: Switch
+    embedding: Literal["cnn", "limbs"]
     input_scale: Positive
     memory_joint_embedding: Switch
     start_at_mean_pose: Switch
@@ -270,7 +272,7 @@ class EvaluateSettings:
 
 RowName = Literal[
     "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
-    "rays", "rays_motion", "rays_plain",
+    "limb_embedding", "rays", "rays_motion", "rays_plain",
 ]  # fmt: skip
 
 
@@ -338,6 +340,10 @@ class Settings:
     resume: ResumeSettings
 
 
+# Rows that change a part which the paper's decoder alone has.
+_PAPERS_OWN = {"no_spatial", "no_cross_attention", "joint_embedding", "limb_embedding"}
+
+
 def _fits_together(s):
     """`s`, the settings of a file, or the error of the first that does not go with the others."""
     paper = s.decoder.kind == "paper"
@@ -352,8 +358,8 @@ def _fits_together(s):
         ("decoder.kind", paper or s.prepare.crop == "fovea", "paper, unless prepare.crop is fovea"),
         (
             "ablation.rows",
-            paper or not {"no_spatial", "no_cross_attention", "joint_embedding"} & {*s.ablation.rows},
-            "rows that a model with decoder.kind rays has (not no_spatial, no_cross_attention, joint_embedding)",
+            paper or not _PAPERS_OWN & {*s.ablation.rows},
+            f"rows that a model with decoder.kind rays has (not {', '.join(sorted(_PAPERS_OWN))})",
         ),
         (
             "ablation.rows",

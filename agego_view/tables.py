@@ -88,6 +88,7 @@ def tables(settings):
         "beyond": (
             {
                 "full": "the paper's decoder",
+                "limb_embedding": "the same, EgoTAP's embedding in place of Eq. 2's",
                 "rays": "rays and time in its place",
                 "rays_motion": "the same with the motion stream, not mirrored",
                 "rays_plain": "the same without any augmentation",
@@ -102,6 +103,7 @@ def tables(settings):
                 "baseline_nearest": "nearest training pose",
                 "baseline_xr_egopose": "xR-EgoPose-style lifter",
                 "baseline_mo2cap2": "Mo2Cap2-style regressor",
+                "baseline_mo2cap2_zoom": "the same with its second detector",
                 "baseline_selfpose": "SelfPose-style lifter",
                 "baseline_egoposeformer": "EgoPoseFormer-style refinement",
                 "baseline_egowholemocap": "EgoWholeMocap-style volume",

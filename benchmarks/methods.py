@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from agego_lib import params
-from agego_lib.baselines import METHODS, new_baseline
+from agego_lib.baselines import METHODS, Zoom, new_baseline
 from agego_lib.datasets.prepared import DEPTH_SIDE
+from agego_lib.models import HeatmapNet
 from agego_lib.models.backbone import STAGE_CHANNELS
 from agego_lib.models.build import untrained_model
 from agego_lib.skeleton import NUM_JOINTS
@@ -32,12 +33,14 @@ class MadeUp:
         poses = rng.normal([0, 0, 0.8], 0.3, (count, NUM_JOINTS, 3)).astype(np.float32)
         depth = rng.uniform(1, 3, (count, DEPTH_SIDE, DEPTH_SIDE)).astype(np.float32)
         self.sequences = [_Sequence(poses, depth)]
+        self.zoom = Zoom(0.25, 0.25, 0.5)
         self.arrays = {
             "heatmaps": rng.uniform(0, 1, (count, NUM_JOINTS, side, side)).astype(np.float32),
             "trunk": rng.uniform(0, 1, (count, channels, size // 16, size // 16)).astype(np.float32),
             "pixels": rng.uniform(0, 1, (count, NUM_JOINTS, 2)).astype(np.float32),
             "rays": rays / np.linalg.norm(rays, axis=-1, keepdims=True),
             "depth": depth,
+            "zoomed": rng.integers(0, 256, (count, 3, size, size), dtype=np.uint8),
             "joints_3d": poses,
         }
 
@@ -59,7 +62,8 @@ def main():
     window = {name: batch[name][None] for name in ("heatmaps", "trunk")}
     calls = {"full": lambda: model.forward_features(**window)}
     for name in METHODS:
-        method = new_baseline(name, frames, mean).eval()
+        detector = HeatmapNet(fpn_channels=settings.heatmap.fpn_channels)
+        method = new_baseline(name, frames, mean, detector=detector).eval()
         calls[f"baseline_{name}"] = lambda method=method: method(batch)
     seconds = interleaved(calls, rounds, warm_up=2)
     rows = [{"method": name, "frames a second": round(length / seconds[name], 1)} for name in calls]

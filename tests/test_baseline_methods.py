@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from agego_lib.baselines import METHODS, cost, new_baseline, sample_errors
 from agego_lib.baselines.egohmr import STEPS, ddim, noised, signal_shares
 from agego_lib.baselines.egoposeformer import EgoPoseFormer, Sampling
-from agego_lib.baselines.egotap import PATCHES, EgoTAP
+from agego_lib.baselines.egotap import EgoTAP
 from agego_lib.baselines.egowholemocap import soft_argmax
 from agego_lib.baselines.harness import FrameFeatures
 from agego_lib.baselines.kolotouros import Kolotouros, additive_flow
@@ -21,6 +21,7 @@ from agego_lib.baselines.lens import TERMS, lens_of, project, unproject
 from agego_lib.baselines.sceneego import SURFACE, SceneEgo, usual_depth
 from agego_lib.baselines.selfpose import forward_kinematics, rotations
 from agego_lib.camera import InputView
+from agego_lib.models import LimbEmbedding
 from agego_lib.params import AblationSettings
 from agego_lib.skeleton import BONES, PARENTS
 
@@ -380,21 +381,21 @@ def test_sampling_gives_a_gaussian_its_own_spread():
 
 
 def test_patches_keep_their_layout():
-    model = EgoTAP(15, 10, torch.zeros(15, 3))  # 10 px: patches of 3, and room for two more
+    embedding = LimbEmbedding(10)  # px: patches of 3, and room for two more
     maps = torch.rand(2, 15, 10, 10)
-    found = model.patches(maps)
+    found, count = embedding.patches(maps), LimbEmbedding.PATCHES
     whole = F.pad(maps, (0, 2, 0, 2))
-    assert found.shape == (2, 15, PATCHES**2, 9)
-    for row, column in np.ndindex(PATCHES, PATCHES):
+    assert found.shape == (2, 15, count**2, 9)
+    for row, column in np.ndindex(count, count):
         cut = whole[:, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3].flatten(2)
-        torch.testing.assert_close(found[:, :, PATCHES * row + column], cut)
+        torch.testing.assert_close(found[:, :, count * row + column], cut)
 
 
 def test_what_a_limb_knows_goes_outwards_alone():
     """With attention cut off, a joint's map tells of that joint and of those that hang on it."""
     torch.manual_seed(0)
-    model = EgoTAP(15, 8, torch.zeros(15, 3)).eval()
-    model.encode = torch.nn.Identity()
+    model = EgoTAP(8, torch.zeros(15, 3)).eval()
+    model.embed.encode = torch.nn.Identity()
     maps = torch.rand(1, 15, 8, 8)
     other = maps.clone()
     other[:, 8] = torch.rand(8, 8)  # right knee: then ankle and toe

@@ -15,7 +15,7 @@ from agego_lib import params, training
 from agego_lib.datasets import FrameDataset, WindowDataset
 from agego_lib.datasets.features import open_features, store_features
 from agego_lib.images import normalise
-from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, MotionEncoder, WeightsError, weights
+from agego_lib.models import ActionHead, FrameEncoder, HeatmapNet, LimbEmbedding, MotionEncoder, WeightsError, weights
 from agego_lib.models.build import (
     ABLATIONS,
     load_heatmap_net,
@@ -491,6 +491,7 @@ VARIANTS = [
     *({"row": row} for row in ABLATIONS),
     {"row": "full", "norm_first": False, "memory_joint_embedding": True, "start_at_mean_pose": False},
     {"row": "no_spatial", "memory_joint_embedding": True, "input_scale": 3.0},
+    {"row": "full", "embedding": "limbs", "input_scale": 3.0},
 ]
 
 
@@ -526,6 +527,7 @@ def test_a_model_written_and_read_again_is_the_same(raw_settings, stage_files, t
         assert (len(blocks.blocks), blocks.local_blocks, blocks.half_window) == (2, 1, 1)
     if read.use_spatial:
         assert read.embedding.input_scale == settings.decoder.input_scale
+        assert isinstance(read.embedding, LimbEmbedding) is (settings.decoder.embedding == "limbs")
     # Fine-tuning starts from it: the same parts train.
     trains = [{n for n, p in m.named_parameters() if p.requires_grad} for m in (model, read)]
     assert trains[0] == trains[1]

@@ -63,6 +63,7 @@ RAYS = {"decoder.kind", "decoder.layers", "loss.lambda_velocity"}
         ("no_motion", {}),
         ("heatmap_mse", {}),
         ("joint_embedding", {"decoder.memory_joint_embedding"}),
+        ("limb_embedding", {"decoder.embedding"}),
         ("rays", RAYS | {"decoder.mirror", "decoder.turn_degrees", "decoder.hidden_share", "decoder.use_motion"}),
         ("rays_motion", RAYS | {"decoder.turn_degrees", "decoder.hidden_share"}),
         ("rays_plain", RAYS | {"decoder.use_motion"}),
@@ -104,7 +105,7 @@ def test_protocol(settings):
 
 def test_every_row_of_the_settings_is_known():
     names = set(re.findall(r"'(\w+)'", str(params.AblationSettings.__annotations__["rows"])))
-    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 10
+    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 11
 
 
 # --- The tables ----------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
     asked = replace(
         SEEDED,
         rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
-              "sceneego_only", "rays", "rays_motion", "rays_plain"),
+              "sceneego_only", "limb_embedding", "rays", "rays_motion", "rays_plain"),
         heatmap_losses=("mse", "scratch"),
         seeds=(),
         baselines=METHODS,

@@ -18,6 +18,7 @@ from agego_lib.baselines.harness import (
     sample_errors,
 )
 from agego_lib.baselines.labels import check_outside, pseudo_labels
+from agego_lib.baselines.mo2cap2 import Zoom, ZoomedFrames
 
 __all__ = [
     "DEPTH",
@@ -26,6 +27,8 @@ __all__ = [
     "BaselineObjective",
     "Domains",
     "FrameFeatures",
+    "Zoom",
+    "ZoomedFrames",
     "check_outside",
     "cost",
     "frame_optimiser",

@@ -12,6 +12,7 @@ from agego_lib.datasets import FrameItems
 from agego_lib.evaluation import complexity, sequence_errors
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.losses import PoseLoss
+from agego_lib.models import HeatmapNet
 from agego_lib.params import BESIDE, BaselineName
 from agego_lib.progress import bar
 from agego_lib.skeleton import PARENTS
@@ -23,7 +24,7 @@ from .egotap import EgoTAP
 from .egowholemocap import EgoWholeMocap
 from .kolotouros import Kolotouros
 from .lens import lens_of
-from .mo2cap2 import Mo2Cap2
+from .mo2cap2 import Mo2Cap2, Mo2Cap2Zoom
 from .nearest import NearestPose
 from .sceneego import SceneEgo, usual_depth
 from .selfpose import SelfPose
@@ -45,15 +46,16 @@ class FrameFeatures(FrameItems):
 
     An item: `heatmaps` (J, h, w) and `trunk` (C, h', w') float32, `pixels` (J, 2) float32, the maps' peaks in shares
     of the view's side, `rays` (J, 3) float32, unit vectors of the camera through them, `joints_3d` (J, 3) m, and,
-    unless the view is "fovea", `lens` (see lens.py). With depth also `depth` (side, side) float32, m, 0 where unknown.
+    unless the view is "fovea", `lens` (see lens.py). With depth also `depth` (side, side) float32, m, 0 where unknown;
+    with a mo2cap2.Zoom, `zoom`, also `zoomed` (3, S, S) uint8, what it shows of the frame.
     Raises ValueError where there is no store, as these methods read nothing else, or a sequence without its depth.
     """
 
-    def __init__(self, sequences, store, depth=False):
+    def __init__(self, sequences, store, depth=False, zoom=None):
         if store is None:
             raise ValueError("baselines read stored features; raise features.limit_gb and run `dvc repro features`")
         super().__init__(sequences)
-        self.store, self.depth = store, depth
+        self.store, self.depth, self.zoom = store, depth, zoom
         lacking = [str(sequence.path) for sequence in self.sequences if depth and sequence.depth is None]
         if lacking:
             raise ValueError(
@@ -75,6 +77,7 @@ class FrameFeatures(FrameItems):
         return {
             **({} if lens is None else {"lens": np.tile(lens, (len(heatmaps), 1))}),
             **({"depth": sequence.depth[indices].astype(np.float32)} if self.depth else {}),
+            **({"zoomed": np.stack([*map(self.zoom.enlarged, sequence.images(indices))])} if self.zoom else {}),
             "heatmaps": heatmaps,
             "trunk": features["trunk"].astype(np.float32),
             "pixels": ((places + 0.5) / side).astype(np.float32),
@@ -87,11 +90,12 @@ class FrameFeatures(FrameItems):
         return {name: torch.from_numpy(value[0]) for name, value in self.frames(number, [frame]).items()}
 
 
-def new_baseline(name, frames, mean_pose, input_scale=1.0):
+def new_baseline(name, frames, mean_pose, input_scale=1.0, detector=None):
     """An untrained baseline of METHODS ("nearest" needs no training) for FrameFeatures of its training split.
 
     mean_pose: (15, 3) m, where its output starts. input_scale: what a lifter multiplies the maps by.
-    Raises ValueError for an unknown name.
+    detector: the HeatmapNet that mo2cap2_zoom, whose frames have a `zoom`, starts its second one from; by default a new
+    one. Raises ValueError for an unknown name.
     """
     if name not in METHODS:
         raise ValueError(f"baseline {name!r}; expected {', '.join(METHODS)}")
@@ -109,7 +113,10 @@ def new_baseline(name, frames, mean_pose, input_scale=1.0):
         bones = direction * (length / np.linalg.norm(direction, axis=-1).clip(1e-6))[:, None]
         return SelfPose(joints, side, mean_pose, bones, input_scale)
     if name == "egotap":
-        return EgoTAP(joints, side, mean_pose, input_scale)
+        return EgoTAP(side, mean_pose, input_scale)
+    if name == "mo2cap2_zoom":
+        distances, second = np.linalg.norm(mean_pose, axis=-1), (detector or HeatmapNet()).freeze()
+        return Mo2Cap2Zoom(joints, channels, distances, second, frames.zoom)
     if name in ("mo2cap2", *PSEUDO_LABELLED):
         kind = Mo2Cap2 if name == "mo2cap2" else EgoPW
         return kind(joints, channels, np.linalg.norm(mean_pose, axis=-1))

@@ -5,7 +5,7 @@ from .heatmap import HeatmapNet
 from .motion import ActionHead, FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
 from .rays import Augmentation, RayDecoder, RayTokens
-from .spatial import HeatmapEmbedding
+from .spatial import HeatmapEmbedding, LimbEmbedding
 
 __all__ = [
     "AGEgoPose",
@@ -14,6 +14,7 @@ __all__ = [
     "FrameEncoder",
     "HeatmapEmbedding",
     "HeatmapNet",
+    "LimbEmbedding",
     "MotionEncoder",
     "PoseDecoder",
     "RayDecoder",

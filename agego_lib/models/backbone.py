@@ -133,7 +133,7 @@ class ResNetStages(nn.Module):
 
 
 class Freezable(nn.Module):
-    """A part that can be frozen for good: no gradients, and eval mode even after `.train()`."""
+    """A part that can be frozen until it is thawed: no gradients, and eval mode even after `.train()`."""
 
     frozen = False
 
@@ -142,6 +142,12 @@ class Freezable(nn.Module):
         self.frozen = True
         self.requires_grad_(False)
         return self.eval()
+
+    def thaw(self):
+        """Let the part train again and return it."""
+        self.frozen = False
+        self.requires_grad_(True)
+        return self.train()
 
     def train(self, mode=True):
         return super().train(mode and not self.frozen)

@@ -20,7 +20,7 @@ from .heatmap import HeatmapNet
 from .motion import FrameEncoder, MotionEncoder
 from .pose import AGEgoPose, PoseDecoder
 from .rays import Augmentation, RayDecoder, RayTokens
-from .spatial import HeatmapEmbedding
+from .spatial import HeatmapEmbedding, LimbEmbedding
 
 # The rows of Tables 4 and 5: which of the model's three parts is taken away.
 ABLATIONS = {
@@ -33,7 +33,7 @@ ABLATIONS = {
 
 # Settings of each kind of decoder that the model is built with; the others say how it starts and trains.
 DECODERS = {
-    "paper": ("layers", "heads", "dropout", "norm_first", "input_scale", "memory_joint_embedding"),
+    "paper": ("layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding"),
     "rays": ("layers", "heads", "dropout", "smoothing", "min_peak"),
 }
 
@@ -111,7 +111,9 @@ def _embedding_and_decoder(config, output_mean):
     options = dict(config["decoder"])
     if options.pop("kind", "paper") == "rays":
         return RayTokens(), RayDecoder(output_mean, **options, use_motion=config["switches"].get("use_motion", True))
-    embedding = HeatmapEmbedding(input_scale=options.pop("input_scale"))
+    limbs, scale = options.pop("embedding", "cnn") == "limbs", options.pop("input_scale")
+    side = config["input"]["size"] // 4
+    embedding = LimbEmbedding(side, input_scale=scale) if limbs else HeatmapEmbedding(input_scale=scale)
     return embedding, PoseDecoder(**options, **config["switches"], output_mean=output_mean)
 
 

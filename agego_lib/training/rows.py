@@ -24,6 +24,10 @@ def _other_joint_embedding(settings):
     return replace(settings, decoder=replace(decoder, memory_joint_embedding=not decoder.memory_joint_embedding))
 
 
+def _limb_embedding(settings):
+    return replace(settings, decoder=replace(settings.decoder, embedding="limbs"))
+
+
 def _rays(settings, **other):
     """The decoder beside the paper's, as the released model has it."""
     new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True} | other
@@ -39,6 +43,7 @@ CHANGES = {
     "window_half": lambda settings: _window(settings, 0.5),  # Table 7: T = 32 where the paper has 64
     "window_double": lambda settings: _window(settings, 2),  # Table 7: T = 128
     "joint_embedding": _other_joint_embedding,
+    "limb_embedding": _limb_embedding,
     "rays": _rays,
     "rays_motion": lambda settings: _rays(settings, use_motion=True, mirror=False),
     "rays_plain": lambda settings: _rays(settings, turn_degrees=0.0, hidden_share=0.0, mirror=False),

@@ -15,6 +15,8 @@ from agego_lib.baselines import (
     BaselineObjective,
     Domains,
     FrameFeatures,
+    Zoom,
+    ZoomedFrames,
     check_outside,
     cost,
     frame_optimiser,
@@ -123,6 +125,11 @@ class _Every(Dataset):
         return self.data.describe(item * self.step)
 
 
+def heatmap_objective(net, heatmap):
+    """The HeatmapObjective of the `heatmap` settings."""
+    return HeatmapObjective(net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter)
+
+
 class HeatmapStage(TrainingStage):
     """The 2D heatmap network (Sec. 3.1, Eq. 1), on the training splits of both sets.
 
@@ -143,7 +150,7 @@ class HeatmapStage(TrainingStage):
         """Train the network, freeze it and save it -> HeatmapNet."""
         heatmap = self.settings.heatmap
         sequences = [s for name in SETS for s in self.prepared(name, "train")]
-        objective = HeatmapObjective(self.net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter)
+        objective = heatmap_objective(self.net, heatmap)
         if heatmap.coarse_size:
             coarse = _Every(FrameDataset(sequences, heatmap.coarse_size), heatmap.every)
             label = f"heatmaps, {heatmap.coarse_size} px"
@@ -310,16 +317,25 @@ class BaselineStage(TrainingStage):
         self.groups = {(n, s): self.prepared(n, s) for n in SETS for s in ("train", "test")}
         folder = self.artifacts / "features"
         depth = DEPTH.get(method, ())
-        self.frames = {k: FrameFeatures(g, open_features(folder, g), k[1] in depth) for k, g in self.groups.items()}
+        zoom = Zoom.on_lower_body(self.groups["egopw", "train"]) if method == "mo2cap2_zoom" else None
+        self.frames = {
+            key: FrameFeatures(group, open_features(folder, group), key[1] in depth, zoom)
+            for key, group in self.groups.items()
+        }
         if method == "egopw":
             check_outside(self.groups["egopw", "train"])
         torch.manual_seed(settings.seed)
         first = ("sceneego" if method in PSEUDO_LABELLED else "egopw"), "train"
         average, scale = mean_pose(self.groups[first]), settings.decoder.input_scale
-        self.model = new_baseline(method, self.frames[first], average, scale)
+        detector = None
+        if zoom:
+            detector = load_heatmap_net(self.artifacts / "heatmap/heatmap_net.safetensors")
+        self.model = new_baseline(method, self.frames[first], average, scale, detector)
 
     def train(self):
         """Train on each set in turn, test on it, and save the poses."""
+        if self.method == "mo2cap2_zoom":
+            self._second_detector()
         for name, optimiser in self.optimisers.items():
             frames = self.frames[name, "train"]
             if self.method in PSEUDO_LABELLED and name == "egopw":
@@ -339,6 +355,16 @@ class BaselineStage(TrainingStage):
                 self.facts[name] = sample_errors(samples, test.sequences)
         self.facts |= cost(self.model, test)
         self.write(write_json, self.artifacts / self.place / "method.json", self.facts)
+
+    def _second_detector(self):
+        """Train Mo2Cap2's detector of the lower body, as the first was, and freeze it."""
+        sequences = [s for name in SETS for s in self.groups[name, "train"]]
+        detector = self.model.detector.thaw().to(memory_format=torch.channels_last)
+        objective = heatmap_objective(detector, self.settings.heatmap)
+        data = ZoomedFrames(sequences, self.model.zoom)
+        self.fit(objective, data, self.settings.heatmap.optimiser, "second detector", "zoom", curves="zoom")
+        self.logs.pop("zoom", None)  # what is shown are errors of poses
+        detector.freeze()
 
     def _pseudo_labelled(self):
         """EgoPW's training frames with labels of the method's own, and SceneEgo's with theirs -> Domains."""
