@@ -28,6 +28,7 @@ KINDS = {"plain": {}, "another person": {"others": 1.0}, "hidden stretches": {"h
 
 def interval(values, errors, sign=""):
     """Mean of values (F,), of which some may be NaN, and its interval over people, as a text; None where all are.
+    One person has no interval, which the text says.
 
     sign: "+" for changes.
     """
@@ -37,7 +38,10 @@ def interval(values, errors, sign=""):
     ends = np.cumsum(errors.lengths)[:-1]
     lengths = [part.sum() for part in np.split(known, ends)]
     kept = [k for k, n in enumerate(lengths) if n]
-    low, high = bootstrap_interval(values[known], [lengths[k] for k in kept], [errors.people[k] for k in kept])
+    people = [errors.people[k] for k in kept]
+    if len(set(people)) == 1:
+        return f"{values[known].mean():{sign}.1f} (one person)"
+    low, high = bootstrap_interval(values[known], [lengths[k] for k in kept], people)
     return f"{values[known].mean():{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 

@@ -273,10 +273,10 @@ def test_labels_that_the_data_lack_are_named(make_sequence):
     whole = make_sequence("lacks/a", range(3), actions=["walk", None])
     bare = make_sequence("lacks/b", range(3))
     whole.hidden = np.zeros((3, 15), bool)
-    assert unlabelled([whole]) == [] and unlabelled([whole, bare]) == ["joints hidden by the body"]
-    assert unlabelled([bare]) == ["joints hidden by the body", "actions"]
+    assert unlabelled([whole]) == [] and unlabelled([whole, bare]) == ["joints hidden from view"]
+    assert unlabelled([bare]) == ["joints hidden from view", "actions"]
     rows = error_groups(sequence_errors([bare.joints_3d + 0.1], [bare]), [bare])
-    assert not [r for r in rows if r["group"] == "action" or r["part"] in ("in sight", "hidden by the body")]
+    assert not [r for r in rows if r["group"] == "action" or r["part"] in ("in sight", "hidden from view")]
 
 
 def test_bootstrap_interval_against_scipy():
@@ -333,7 +333,7 @@ def test_error_groups_joint_by_joint(make_sequence, seen):
                 if not inside:
                     belongs.append(("visibility", "outside the image"))
                 elif seen:
-                    belongs.append(("visibility", "hidden by the body" if sequence.hidden[i][joint] else "in sight"))
+                    belongs.append(("visibility", "hidden from view" if sequence.hidden[i][joint] else "in sight"))
                 # How long ago, in frames of the recording, it was seen last; where never, since before the first frame.
                 clear = [
                     n for n in range(i + 1) if sequence.in_image[n][joint] and not (seen and sequence.hidden[n][joint])
@@ -352,7 +352,7 @@ def test_error_groups_joint_by_joint(make_sequence, seen):
             number += 1
     rows = {(row["group"], row["part"]): row for row in error_groups(errors, sequences)}
     assert rows.keys() == parts.keys() and ("action", "walk") in rows
-    assert {("visibility", "hidden by the body"), ("unseen for", "longer")} <= set(rows) or not seen
+    assert {("visibility", "hidden from view"), ("unseen for", "longer")} <= set(rows) or not seen
     for key, values in parts.items():
         mean, pa_mean, ba_mean = np.mean(values, axis=0)
         assert rows[key]["mpjpe_mm"] == pytest.approx(mean, abs=0.006)

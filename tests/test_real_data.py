@@ -68,7 +68,7 @@ def title(figure):
 def test_what_the_data_do_not_have_is_left_out_and_said(evaluated):
     root, shown, said = evaluated
     for name in ("EgoPW", "SceneEgo"):
-        assert f"{name}: the data have no labels of joints hidden by the body or actions" in said
+        assert f"{name}: the data have no labels of joints hidden from view or actions" in said
         assert f"{name}: calibration fisheye.json, sha256 0123456789abcdef" in said
     assert "real data: both sets are read from files" in said and "no chart of actions" in said
     charts = [f for cell, f in shown.items() if isinstance(f, go.Figure) and cell != "04-fig1"]
@@ -93,7 +93,7 @@ def test_what_the_data_do_not_have_is_left_out_and_said(evaluated):
 @pytest.mark.parametrize("evaluated", [["walk", None, "sit"]], indirect=True)
 def test_labels_that_one_set_has_are_shown(evaluated):
     _, shown, said = evaluated
-    assert "EgoPW: the data have no labels of joints hidden by the body; what" in said
-    assert "SceneEgo: the data have no labels of joints hidden by the body or actions; what" in said
+    assert "EgoPW: the data have no labels of joints hidden from view; what" in said
+    assert "SceneEgo: the data have no labels of joints hidden from view or actions; what" in said
     assert title(shown["04-11b"]).startswith("Hardest: ") and "(EgoPW)" in title(shown["04-11b"])
     assert ("action", "walk") in shown["04-11"].index

@@ -346,7 +346,7 @@ class PreparedSequence:
 
     @cached_property
     def hidden(self):
-        """(N, 15) bool: joint hidden by the body, or None where unknown."""
+        """(N, 15) bool: joint hidden from view, or None where unknown."""
         return self._store["hidden"][:] if "hidden" in self._store else None
 
     @cached_property

@@ -191,7 +191,7 @@ def error_groups(errors: PoseErrors, sequences) -> list[dict]:
     chosen["visibility", "outside the image"] = ~inside
     if all(s.hidden is not None for s in sequences):
         hidden = np.concatenate([s.hidden for s in sequences])
-        chosen |= {("visibility", "hidden by the body"): inside & hidden, ("visibility", "in sight"): inside & ~hidden}
+        chosen |= {("visibility", "hidden from view"): inside & hidden, ("visibility", "in sight"): inside & ~hidden}
         ages = np.concatenate([_unseen(s) for s in sequences])
         lowest = 0
         for most, part in UNSEEN:
@@ -213,7 +213,7 @@ def unlabelled(sequences) -> list[str]:
     """Labels that the data lack, of those that `error_groups` goes by -> list of texts, for a line beside its table."""
     lacks = []
     if any(s.hidden is None for s in sequences):
-        lacks.append("joints hidden by the body")
+        lacks.append("joints hidden from view")
     if not any(a for s in sequences for a in s.actions or ()):
         lacks.append("actions")
     return lacks
