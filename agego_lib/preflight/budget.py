@@ -20,9 +20,10 @@ GB = 1e9
 
 
 def feature_bytes(settings):
-    """Bytes of one frame's frozen features in half precision: heatmaps, and ResNet's layer3."""
+    """Bytes of one frame's frozen features in half precision: heatmaps, and ResNet's layer3 for the motion stream."""
     size = settings.prepare.size
-    return 2 * (15 * (size // 4) ** 2 + STAGE_CHANNELS[settings.visual.backbone][2] * (size // 16) ** 2)
+    channels = STAGE_CHANNELS[settings.visual.backbone][2] if settings.decoder.use_motion else 0
+    return 2 * (15 * (size // 4) ** 2 + channels * (size // 16) ** 2)
 
 
 def prepared_bytes(settings, example, camera):
