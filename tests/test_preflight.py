@@ -69,9 +69,11 @@ def test_memory_grows_with_the_batch_alone(settings):
     assert thrice - twice == pytest.approx(twice - once) and twice - once > 0.3 * twice
 
 
-def test_features_are_as_large_as_said(settings, make_sequence, tmp_path, tiny_model):
-    sequence = make_sequence("size/one", range(40))
-    store_features(tmp_path, tiny_model(), [sequence], 1.0)
+@pytest.mark.parametrize("motion", [True, False])
+def test_features_are_as_large_as_said(settings, make_sequence, tmp_path, tiny_model, motion):
+    sequence = make_sequence(f"size/{motion}", range(40))
+    store_features(tmp_path, tiny_model("full" if motion else "no_motion"), [sequence], 1.0)
+    settings = replace(settings, decoder=replace(settings.decoder, use_motion=motion))
     said = budget.feature_bytes(settings) * len(sequence)
     assert said < feature_file(tmp_path, sequence).stat().st_size < 1.1 * said + 10_000
 
