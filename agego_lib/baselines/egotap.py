@@ -18,7 +18,7 @@ class EgoTAP(Baseline):
     def __init__(self, side, mean_pose, input_scale=1.0, dim=96):
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean_pose).float())
-        self.embed = LimbEmbedding(side, dim, input_scale)
+        self.embed = LimbEmbedding(side, dim, input_scale, norm=False)
         self.head = nn.Linear(dim, 3)
 
     def forward(self, batch):

@@ -45,12 +45,15 @@ class LimbEmbedding(nn.Module):
     on to its child, from the neck to hands and toes, so that a joint that is not seen leans on the limb above it. Not
     kept: the second camera, heatmaps of limbs beside those of joints, the exact unit (a GRU's here).
 
-    side: of the maps, px. input_scale: as in HeatmapEmbedding.
+    side: of the maps, px. input_scale: as in HeatmapEmbedding. norm: whether tokens are normalised as its are, for what
+    is mixed with them in Eq. 4.
     """
 
     PATCHES = 4  # along a side of each map
 
-    def __init__(self, side: int, dim: int = 128, input_scale: float = 1.0, layers: int = 2, heads: int = 4):
+    def __init__(
+        self, side: int, dim: int = 128, input_scale: float = 1.0, layers: int = 2, heads: int = 4, norm: bool = True
+    ):
         super().__init__()
         self.input_scale, self.patch = input_scale, -(-side // self.PATCHES)
         width = dim // 2
@@ -61,6 +64,7 @@ class LimbEmbedding(nn.Module):
         self.encode = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.gather = nn.Sequential(nn.Linear(self.PATCHES**2 * width, dim), nn.LayerNorm(dim), nn.GELU())
         self.propagate = nn.GRUCell(dim, dim)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
 
     def patches(self, maps: Float[Tensor, "N J h w"]) -> Float[Tensor, "N J patches px"]:
         """Row by row; zeros where the side is no multiple."""
@@ -77,4 +81,5 @@ class LimbEmbedding(nn.Module):
         known = {0: self.propagate(seen[:, 0])}
         for parent, child in BONES:
             known[child] = self.propagate(seen[:, child], known[parent])
-        return torch.stack([known[joint] for joint in range(NUM_JOINTS)], dim=1).unflatten(0, heatmaps.shape[:2])
+        tokens = torch.stack([known[joint] for joint in range(NUM_JOINTS)], dim=1)
+        return self.norm(tokens).unflatten(0, heatmaps.shape[:2])
