@@ -178,16 +178,17 @@ def _values(errors, metric):
     return errors.distance[where], [int(part.sum()) for part in np.split(where, np.cumsum(errors.lengths)[:-1])]
 
 
-def changes(results, name, data_set, metric):
-    """How much larger an error is than the full model's, by the seeds that both have -> (S, F), as `trainings`."""
-    own, full = (trainings(results, key, data_set, metric) for key in (name, "full"))
-    count = min(len(own), len(full))
-    return own[:count] - full[:count]
+def changes(results, name, data_set, metric, base="full"):
+    """How much larger an error is than the full model's or another run's, by the seeds that both have -> (S, F), as
+    `trainings`."""
+    own, other = (trainings(results, key, data_set, metric) for key in (name, base))
+    count = min(len(own), len(other))
+    return own[:count] - other[:count]
 
 
-def mean_change(results, name, data_set, metric):
+def mean_change(results, name, data_set, metric, base="full"):
     """Mean of `changes`, and its 95 % interval over people and trainings -> (mean, low, high)."""
-    difference, full = changes(results, name, data_set, metric), results["full"][data_set]
+    difference, full = changes(results, name, data_set, metric, base), results["full"][data_set]
     return float(difference.mean()), *bootstrap_interval(difference, _values(full, metric)[1], full.people)
 
 
@@ -285,6 +286,34 @@ def methods_table(results, root, settings):
         published, source = elsewhere.get(name, (figures.get(name, {}), "the paper, Tables 1 and 2"))
         row |= _published(published)
         rows.append(row | {"source": source if any(v for pair in published.values() for v in pair) else "–"})
+    return rows
+
+
+# Methods that differ in one thing, and the best of those that see one frame beside the decoder that sees eight.
+PAIRS = (
+    ("baseline_sceneego_true_depth", "baseline_sceneego"),
+    ("baseline_egopw", "baseline_egopw_one_view"),
+    ("baseline_egopw", "baseline_mo2cap2"),
+    ("baseline_mo2cap2_zoom", "baseline_mo2cap2"),
+    ("baseline_selfpose", "baseline_xr_egopose"),
+    ("baseline_egowholemocap", "rays"),
+)
+
+
+def pairs_table(results):
+    """How much larger the errors of one of PAIRS are than the other's, frame by frame -> list of dicts, of those that
+    were both run: trainings of both, and for each set and metric the mean with its 95 % interval, mm."""
+    rows = []
+    for name, base in PAIRS:
+        if name not in results or base not in results:
+            continue
+        row = {"run": name, "less": base}
+        for data_set, title in datasets.TITLES.items():
+            row["trainings"] = len(changes(results, name, data_set, "mpjpe", base))
+            for metric in ("mpjpe", "pa_mpjpe"):
+                mean, low, high = mean_change(results, name, data_set, metric, base)
+                row[f"{title}: {HEADLINE[metric]} (mm)"] = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        rows.append(row)
     return rows
 
 

@@ -19,6 +19,7 @@ from agego_view.tables import (
     load_results,
     measured_on,
     methods_table,
+    pairs_table,
     run_names,
     seed_table,
     tables,
@@ -142,6 +143,11 @@ def main():
         "An oracle's choice among samples is no method's error: nobody can choose so.\n",
         markdown(methods),
     ]
+    if pairs := pairs_table(results):
+        parts += [
+            "Methods against each other, frame by frame: the difference of their errors, with its interval.\n",
+            markdown(pairs),
+        ]
     if seeds := seed_table(results, settings.ablation, settings.seed):
         parts += ["## Seeds\n", markdown(seeds)]
     sizes = [

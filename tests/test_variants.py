@@ -192,6 +192,26 @@ def test_tables(tests, written, tmp_path, settings):
     assert real[0].keys() >= {"ours, real data"} and not any("the real" in r["to fill the gap"] for r in real)
 
 
+def test_methods_against_each_other(tests, written, tmp_path, settings, monkeypatch):
+    """By the trainings that both have, of which the full model's and EgoTAP's have two, and "no_motion" one."""
+    found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
+    pairs = (("full", "baseline_egotap"), ("no_motion", "baseline_egotap"), ("rays", "full"))
+    monkeypatch.setattr(results, "PAIRS", pairs)
+    two, one = results.pairs_table(found)  # "rays" was not run
+    assert [two["trainings"], one["trainings"]] == [2, 1]
+    for row, ends, folder in ((two, ("", "-3"), None), (one, ("",), "ablate/no_motion")):
+        for data_set, title in (("egopw", "EgoPW"), ("sceneego", "SceneEgo")):
+            first = {"egopw": "pose", "sceneego": "finetune"}[data_set]
+            own = [folder or (first if not end else "ablate/full-3") for end in ends]
+            apart = [
+                written[a, data_set] - written[f"ablate/baseline_egotap{e}", data_set]
+                for a, e in zip(own, ends, strict=True)
+            ]
+            told = float(row[f"{title}: MPJPE (mm)"].split()[0])
+            assert told == pytest.approx(1000 * np.mean(apart), abs=0.06)
+            assert row[f"{title}: PA-MPJPE (mm)"].startswith(("+0.0", "-0.0"))  # all were moved as a whole
+
+
 def test_tables_name_runs_that_settings_can_ask_for(settings):
     """Every row is a run of the profile `full`, with the paper's label and figures at its own window lengths."""
     window = replace(settings.window, length=8, stride=4, step=8)
