@@ -66,6 +66,7 @@ lab: .venv/installed
 	JUPYTER_CONFIG_PATH=$(CURDIR)/jupyter jupyter lab
 
 .venv/installed: requirements.lock
+	@test ! -L .venv || { echo ".venv is a link: what it points to would be emptied. Remove the link, or run 'touch .venv/installed' to use it as it is" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install --disable-pip-version-check -q -r requirements.lock
 	.venv/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .

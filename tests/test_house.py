@@ -1,6 +1,7 @@
 """Imports run one way: the method imports no other room, rooms only those below, the library nothing beside it."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,20 @@ def test_no_notebook_is_imported_and_each_room_says_what_it_is():
     for folder in ("agego_lib", *BESIDE):
         for name, path in modules(folder):
             assert ast.get_docstring(ast.parse(path.read_text())), f"{name} does not say what it is"
+
+
+def test_an_environment_behind_a_link_is_left_alone(tmp_path):
+    """`venv --clear` follows links: it would empty somebody else's."""
+    theirs, here = tmp_path / "theirs", tmp_path / "clone"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    here.mkdir()
+    (here / ".venv").symlink_to(theirs)
+    (here / "requirements.lock").touch()
+    command = ["make", "-f", str(ROOT / "Makefile"), "PYTHON=python-that-is-nowhere", ".venv/installed"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode and ".venv is a link" in done.stderr and (theirs / "kept").exists()
+    # And without one it goes on to make it.
+    (here / ".venv").unlink()
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert "is a link" not in done.stderr and "python-that-is-nowhere" in done.stderr
