@@ -289,7 +289,8 @@ def methods_table(results, root, settings):
     return rows
 
 
-# Methods that differ in one thing, and the best of those that see one frame beside the decoder that sees eight.
+# What a part of a method is worth (EgoPW's differs from Mo2Cap2's in its labels and in training on both sets at once),
+# and the best of those that see one frame beside the decoder that sees eight.
 PAIRS = (
     ("baseline_sceneego_true_depth", "baseline_sceneego"),
     ("baseline_egopw", "baseline_egopw_one_view"),

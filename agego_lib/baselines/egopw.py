@@ -30,7 +30,8 @@ class EgoPW(Mo2Cap2):
     head camera's heatmaps and with 2D joints in an outside camera whose pose is unknown, bones of constant length,
     smooth motion, a prior of poses learned from a labelled domain, here SceneEgo's training people. Then training on
     both, with features that a classifier behind a reversed gradient cannot tell the domains by. As it is the row
-    `mo2cap2` with other labels, the two rows tell what these are worth. Not kept: the motion prior's variational
+    `mo2cap2` with other labels and both sets at once, the two rows tell what these are worth together.
+    Not kept: the motion prior's variational
     autoencoder and the initial poses from a network (a Gaussian of poses, distances by ridge regression), 3D poses from
     the outside picture, the head camera's path by SLAM, features of an outside network that the head camera's are to
     resemble (there are no outside pictures), a detector that has not seen the wild frames' 2D labels (the heatmaps are
