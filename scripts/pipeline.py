@@ -107,18 +107,20 @@ def main():
 
     # It says what is missing before anything is run, and finds changes of the data, which count as those of files do.
     repro("--quiet", "--single-item", "preflight")
-    if not changed():
+    stale = changed()
+    if not stale:
         print("Data and pipelines are up to date.")
         return
     graph = stage_graph(ROOT)
     if unknown := set(given.stages) - graph.keys():
         sys.exit(f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(graph)}")
     wanted = needs(graph, given.stages or [stage for stage in graph if not stage.endswith(".dvc")])
-    rows = [stage for stage in wanted if "@" in stage]
+    # To ask DVC once is cheaper than to start it for every row.
+    rows = [stage for stage in wanted if "@" in stage and stale.intersection(needs(graph, [stage]))]
     if jobs > 1 and rows:
         first = [stage for stage in wanted if not any("@" in other for other in needs(graph, [stage]))]
         repro(*first)
-        # To ask DVC once is cheaper than to start it for every row.
+        # What came out as it was before makes no row run again.
         stale = changed()
         rows = [row for row in rows if stale.intersection(needs(graph, [row]))]
         if rows and (failed := run_rows(rows, graph, jobs, max(1, cores // jobs))):

@@ -22,22 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Copy:
-    """What a commit of the working tree would hold, as a git repository of its own in `folder`."""
+    """What a commit of the working tree would hold, as a git repository of its own in `folder`.
+
+    Where a copy lies there already it is taken as it is.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        for name in filter(None, listed.split("\0")):
-            # A file deleted and not yet committed is still listed.
-            if (ROOT / name).is_file():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                if name.endswith(".ipynb"):
-                    # As git would keep it: what a look at it in JupyterLab put there has no say.
-                    notebook = nbformat.read(ROOT / name, as_version=4)
-                    nbformat.write(notebook_filter.clean(notebook, notebook_filter.indexed(name)), self.folder / name)
-                else:
-                    shutil.copy(ROOT / name, self.folder / name)
         # Neither an outer run of DVC, git or pytest nor a user's own switches of Python reach into the copy.
         outer = ("DVC", "GIT_", "PYTEST", "PYTHON")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
@@ -51,6 +42,22 @@ class Copy:
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_NOSYSTEM": "1",
         }
+        if not (self.folder / ".git").is_dir():
+            self._fill()
+
+    def _fill(self):
+        command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in filter(None, listed.split("\0")):
+            # A file deleted and not yet committed is still listed.
+            if (ROOT / name).is_file():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                if name.endswith(".ipynb"):
+                    # As git would keep it: what a look at it in JupyterLab put there has no say.
+                    notebook = nbformat.read(ROOT / name, as_version=4)
+                    nbformat.write(notebook_filter.clean(notebook, notebook_filter.indexed(name)), self.folder / name)
+                else:
+                    shutil.copy(ROOT / name, self.folder / name)
         self.run("git", "init", "-q")
         self.commit("copy")
 

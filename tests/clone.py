@@ -1,23 +1,43 @@
 """A copy of the working tree in which the whole pipeline has run with the smoke profile."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from refresh_notebooks import Copy
+
+
+def run_once(folder, kernels):
+    """The pipeline's run in `folder`, made by the first of pytest-xdist's processes that comes -> what it said."""
+    said = Path(f"{folder}.json")
+    with FileLock(f"{folder}.lock"):
+        if not said.is_file():
+            copy = Copy(folder)
+            copy.environment |= kernels
+            done = copy.run_pipeline()
+            # Git ignores them, so that what tests run later would leave its own in their place.
+            manifests = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.run.json")}
+            copy.commit("smoke run")
+            said.write_text(json.dumps({"manifests": manifests, "output": done.stdout + done.stderr}))
+    return json.loads(said.read_text())
 
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory, kernels):
-    """(copy, output of the run); the run's lock file, metrics and curves are committed."""
-    copy = Copy(tmp_path_factory.mktemp("clone"))
+    """(copy, output of the run); the run's lock file, metrics and curves are committed. Each process has its own."""
+    folder = Path(os.environ["AGEGO_TESTS_SHARED"]) / "smoke"
+    said = run_once(folder, kernels)
+    own = tmp_path_factory.mktemp("clone") / "project"
+    shutil.copytree(folder, own, symlinks=True)
+    copy = Copy(own)
     copy.environment |= kernels
-    done = copy.run_pipeline()
-    # Git ignores them, so that what tests run later would leave its own in their place.
-    copy.manifests = {p.relative_to(copy.folder).as_posix(): p.read_text() for p in copy.folder.rglob("*.run.json")}
-    copy.commit("smoke run")
-    yield copy, done.stdout + done.stderr
+    copy.manifests = said["manifests"]
+    yield copy, said["output"]
     # Over a gigabyte, which pytest would keep three times.
-    shutil.rmtree(copy.folder, ignore_errors=True)
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def outputs(folder):

@@ -2,6 +2,8 @@
 
 import copy
 import multiprocessing
+import os
+import signal
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -35,15 +37,28 @@ CAMERA = FisheyeCamera(SIZE, (80.0, 64.0), *lens(-36.0, 0.0, 0.009, reach=80), 6
 MOTION = 32
 SOURCES = Path(__file__).resolve().parents[1] / "data"
 SOURCE_FILES = ("bodies.npz", "clips.npz", "fisheye.calibration.json", "NOTICE.md")
-# Files with tests on the pipeline's run, which is made once.
-PIPELINE = ("test_pipeline", "test_browser", "test_notebooks")
-# Files that start processes, train, or need a browser; `make check` leaves them out.
-SLOW = ("test_published", "test_benchmarks", "test_report", "test_resume", "test_distributed", "test_predict")
-# These begin, as they take longest, so that no process is left alone with one of them at the end.
-FIRST = (SLOW[0], *PIPELINE, *SLOW[1:])
+# Files that start processes, train, render, or need a browser; `make check` leaves them out.
+SLOW = (
+    "test_published", "test_benchmarks", "test_report", "test_resume", "test_distributed", "test_predict",
+    "test_synthetic", "test_baselines", "test_training", "test_live", "test_calibration", "test_scene", "test_release",
+    "test_stretches", "test_others", "test_data_motion", "test_outside", "test_real_data", "test_notebook_filter",
+)  # fmt: skip
+# These begin, as they take longest, so that no process is left alone with one of them at the end. The last two wait for
+# the run that test_pipeline makes.
+FIRST = ("test_published", "test_pipeline", "test_notebooks", "test_browser", *SLOW[1:])
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["agego_lib.training", "pytest"])
+
+
+def pytest_configure(config):
+    # Started in the background of a script, processes ignore Ctrl-C, which some tests send themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        # A folder for what all processes of pytest-xdist share.
+        shared = tempfile.TemporaryDirectory(prefix="agego-tests-")
+        os.environ["AGEGO_TESTS_SHARED"] = shared.name
+        config.add_cleanup(shared.cleanup)
 
 
 def pytest_collection_modifyitems(items):
@@ -51,19 +66,6 @@ def pytest_collection_modifyitems(items):
         if "smoke_run" in item.fixturenames or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """A process of pytest-xdist's has whole files, and all of PIPELINE as one (its groups do nothing in pytest 9.2)."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid):
-            file = super()._split_scope(nodeid)
-            return "pipeline" if Path(file).stem in PIPELINE else file
-
-    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

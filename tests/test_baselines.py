@@ -1,5 +1,6 @@
 """The baselines: nearest pose against SciPy, rays through the camera, losses that fall, and one pose a frame."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -201,6 +202,17 @@ def test_the_second_detector_finds_the_lower_body(frames):
     outside = ~((first > 0) & (first < 1)).all(-1)
     torch.testing.assert_close(found["rays"][outside], batch["rays"][outside])
     assert torch.linalg.cross(model(batch), found["rays"]).abs().max() < 1e-6
+
+
+def test_what_the_second_detector_sees_can_be_kept(frames):
+    """Poses from places looked up are those from the pictures, which are then read no more."""
+    torch.manual_seed(0)
+    model = new_baseline("mo2cap2_zoom", frames, mean_pose(frames.sequences))
+    kept = copy.copy(frames)
+    kept.places = predict_frames(model, frames, call=model.places)
+    assert "places" in kept[0] and "zoomed" not in kept[0]
+    for first, second in zip(predict_frames(model, frames), predict_frames(model, kept), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

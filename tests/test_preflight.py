@@ -113,8 +113,14 @@ def test_operations_of_training_are_what_torch_counts(settings, one_thread):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.frozen_features(torch.rand(n, 3, 64, 64))
     frozen = counter.get_total_flops() / 2
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.rand(n, 3, 64, 64))
+    frozen_maps = counter.get_total_flops() / 2
     said = training_macs(settings, {"train": n, "test": 0})
     assert said == pytest.approx(heatmaps + poses + frozen, rel=0.12)
+    ablation = replace(settings.ablation, baselines=("mo2cap2_zoom",))
+    second = training_macs(replace(settings, ablation=ablation), {"train": n, "test": 0}) - said
+    assert second == pytest.approx(heatmaps + frozen_maps, rel=0.12)
 
 
 def test_half_precision_is_a_gpus(settings, monkeypatch):

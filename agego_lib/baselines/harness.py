@@ -47,7 +47,8 @@ class FrameFeatures(FrameItems):
     An item: `heatmaps` (J, h, w) and `trunk` (C, h', w') float32, `pixels` (J, 2) float32, the maps' peaks in shares
     of the view's side, `rays` (J, 3) float32, unit vectors of the camera through them, `joints_3d` (J, 3) m, and,
     unless the view is "fovea", `lens` (see lens.py). With depth also `depth` (side, side) float32, m, 0 where unknown;
-    with a mo2cap2.Zoom, `zoom`, also `zoomed` (3, S, S) uint8, what it shows of the frame.
+    with a mo2cap2.Zoom, `zoom`, also `zoomed` (3, S, S) uint8, what it shows of the frame, or, once `places` has what
+    the second detector sees there of each sequence's frames, that (6, 2).
     Raises ValueError where there is no store, as these methods read nothing else, or a sequence without its depth.
     """
 
@@ -55,7 +56,7 @@ class FrameFeatures(FrameItems):
         if store is None:
             raise ValueError("baselines read stored features; raise features.limit_gb and run `dvc repro features`")
         super().__init__(sequences)
-        self.store, self.depth, self.zoom = store, depth, zoom
+        self.store, self.depth, self.zoom, self.places = store, depth, zoom, None
         lacking = [str(sequence.path) for sequence in self.sequences if depth and sequence.depth is None]
         if lacking:
             raise ValueError(
@@ -77,13 +78,20 @@ class FrameFeatures(FrameItems):
         return {
             **({} if lens is None else {"lens": np.tile(lens, (len(heatmaps), 1))}),
             **({"depth": sequence.depth[indices].astype(np.float32)} if self.depth else {}),
-            **({"zoomed": np.stack([*map(self.zoom.enlarged, sequence.images(indices))])} if self.zoom else {}),
+            **self._zoomed(number, indices),
             "heatmaps": heatmaps,
             "trunk": features["trunk"].astype(np.float32),
             "pixels": ((places + 0.5) / side).astype(np.float32),
             "rays": rays.astype(np.float32),
             "joints_3d": sequence.joints_3d[indices],
         }
+
+    def _zoomed(self, number, indices):
+        if self.places is not None:
+            return {"places": self.places[number][indices]}
+        if self.zoom is None:
+            return {}
+        return {"zoomed": np.stack([*map(self.zoom.enlarged, self.sequences[number].images(indices))])}
 
     def __getitem__(self, item):
         number, frame = self.place(item)

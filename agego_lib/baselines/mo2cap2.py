@@ -113,12 +113,16 @@ class Mo2Cap2Zoom(Mo2Cap2):
         super().__init__(num_joints, channels, mean_distance)
         self.detector, self.zoom = detector, zoom
 
-    def found(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch, which holds `zoomed` images (B, 3, S, S) uint8 too, with the second detector's places."""
+    def places(self, batch: dict[str, Tensor]) -> Float[Tensor, "B 6 2"]:
+        """Where the second detector sees LOWER, in shares of the view's side, of `zoomed` images (B, 3, S, S) uint8."""
         with torch.no_grad():
             maps = self.detector(normalise(batch["zoomed"]).contiguous(memory_format=torch.channels_last)).sigmoid()
         places, _ = decode_heatmaps(maps[:, LOWER])
-        places = self.zoom.outside((places + 0.5) / maps.shape[-1])
+        return self.zoom.outside((places + 0.5) / maps.shape[-1])
+
+    def found(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch with the second detector's places: its own `places`, where it holds what `places` gave, or new."""
+        places = batch["places"] if "places" in batch else self.places(batch)
         pixels, rays = batch["pixels"].clone(), batch["rays"].clone()
         within = self.zoom.inside(pixels[:, LOWER])
         second = ((within > 0) & (within < 1) & places.isfinite()).all(-1, keepdim=True)

@@ -132,7 +132,11 @@ def training_macs(settings, frames):
         trunk = count_macs(lambda: encoder.trunk(images), 2)
     heatmap, pose = macs["heatmap network"], macs["sum"] - macs["heatmap network"] - trunk
     every, train = sum(frames.values()), frames["train"]
-    networks, ablation = 1 + len(settings.ablation.heatmap_losses), settings.ablation
+    ablation = settings.ablation
+    # The second detector of mo2cap2_zoom is trained as the first; what else baselines train is small.
+    seconds = ablation.baselines.count("mo2cap2_zoom")
+    seconds += ablation.reseeded_baselines.count("mo2cap2_zoom") * len(ablation.seeds)
+    networks = 1 + len(ablation.heatmap_losses) + seconds
     rows = 1 + len(ablation.rows) + len(ablation.reseeded) * len(ablation.seeds) + len(ablation.heatmap_losses)
     overlap = T / settings.window.stride
     # EgoPW's frames are most of them; both sets are counted with the longer of the two trainings.

@@ -365,6 +365,10 @@ class BaselineStage(TrainingStage):
         self.fit(objective, data, self.settings.heatmap.optimiser, "second detector", "zoom", curves="zoom")
         self.logs.pop("zoom", None)  # what is shown are errors of poses
         detector.freeze()
+        for name in SETS:
+            frames = self.frames[name, "train"]
+            # It is frozen: what it sees is the same in every epoch.
+            frames.places = predict_frames(self.model, frames, f"{name}, second detector", call=self.model.places)
 
     def _pseudo_labelled(self):
         """EgoPW's training frames with labels of the method's own, and SceneEgo's with theirs -> Domains."""
