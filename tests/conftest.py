@@ -42,6 +42,7 @@ SLOW = (
     "test_published", "test_benchmarks", "test_report", "test_resume", "test_distributed", "test_predict",
     "test_synthetic", "test_baselines", "test_training", "test_live", "test_calibration", "test_scene", "test_release",
     "test_stretches", "test_others", "test_data_motion", "test_outside", "test_real_data", "test_notebook_filter",
+    "test_baseline_methods", "test_preparation_notebook", "test_explore", "test_mocap",
 )  # fmt: skip
 # These begin, as they take longest, so that no process is left alone with one of them at the end. The last two wait for
 # the run that test_pipeline makes.
