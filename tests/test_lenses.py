@@ -64,12 +64,12 @@ def filmed(project, tmp_path_factory):
 def test_poses_of_five_lenses_and_three_mounts_agree(filmed):
     found, truth = filmed
     assert len(found) == 15
-    poses = list(found.values())
-    apart = [1000 * np.linalg.norm(a - b, axis=-1).mean() for i, a in enumerate(poses) for b in poses[:i]]
-    assert max(apart) < 10
+    poses = np.stack(list(found.values()))
+    # Joint by joint, as a map with two peaks, of a wrist here, lets a pixel choose between places 0.1 m apart.
+    apart = 1000 * np.linalg.norm(poses - np.median(poses, axis=0), axis=-1)
+    assert np.quantile(apart, 0.9) < 12
     # It is the wearer's pose that they agree on, not one that the model always gives.
-    errors = [1000 * np.linalg.norm(p - truth, axis=-1).mean() for p in poses]
-    assert max(errors) < 130
+    assert 1000 * np.linalg.norm(poses - truth, axis=-1).mean((1, 2)).max() < 100
 
 
 def test_the_benchmark_runs(tmp_path, monkeypatch):
