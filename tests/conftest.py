@@ -44,8 +44,8 @@ SLOW = (
     "test_stretches", "test_others", "test_data_motion", "test_outside", "test_real_data", "test_notebook_filter",
     "test_baseline_methods", "test_preparation_notebook", "test_explore", "test_mocap",
 )  # fmt: skip
-# These begin, as they take longest, so that no process is left alone with one of them at the end. The last two wait for
-# the run that test_pipeline makes.
+# These begin, as they take longest, so that no process is left alone with one of them at the end. Notebooks and browser
+# need the run that test_pipeline makes, and come when it is there.
 FIRST = ("test_published", "test_pipeline", "test_notebooks", "test_browser", *SLOW[1:])
 # Not forked from here: whatever threads earlier tests left, holding a lock, would leave a child waiting for ever.
 CHILDREN = multiprocessing.get_context("forkserver")

@@ -65,9 +65,10 @@ def test_poses_of_five_lenses_and_three_mounts_agree(filmed):
     found, truth = filmed
     assert len(found) == 15
     poses = np.stack(list(found.values()))
-    # Joint by joint, as a map with two peaks, of a wrist here, lets a pixel choose between places 0.1 m apart.
-    apart = 1000 * np.linalg.norm(poses - np.median(poses, axis=0), axis=-1)
-    assert np.quantile(apart, 0.9) < 12
+    apart = 1000 * np.linalg.norm(poses[:, None] - poses, axis=-1).mean(2)
+    # But for one joint of each pair: a wrist's map has two peaks here, between which a pixel chooses.
+    assert np.sort(apart, axis=-1)[..., :-1].mean(-1).max() < 12
+    assert apart.mean(-1).max() < 50
     # It is the wearer's pose that they agree on, not one that the model always gives.
     assert 1000 * np.linalg.norm(poses - truth, axis=-1).mean((1, 2)).max() < 100
 
