@@ -6,7 +6,6 @@ else is `dvc repro`, which also runs everything where there is one GPU.
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -33,6 +32,13 @@ def stage_graph(root):
 
     with Repo(root) as repo:
         return {name(s): [name(d) for d in repo.index.graph.successors(s)] for s in repo.index.graph}
+
+
+def changed(root):
+    """Names of the stages of the project in `root` that would run again, by what lies there now."""
+    with Repo(root) as repo:
+        stages = repo.status()
+    return {stage for stage, why in stages.items() if not stage.endswith(".dvc") and why != ["always changed"]}
 
 
 def needs(graph, stages):
@@ -92,22 +98,19 @@ def main():
     accelerator = yaml.safe_load((ROOT / "params.yaml").read_text())["engine"]["accelerator"]
     jobs = given.jobs or (min(cores, 4) if accelerator == "cpu" else 1)
 
-    def repro(*stages):
-        with subprocess.Popen(["dvc", "repro", *stages], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    def repro(stages, *options):
+        # By name, in their order: what these need is there, and preflight, which looks each time, is not asked again.
+        command = ["dvc", "repro", "--single-item", *options, *stages]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout or ():
                 if not ADVICE.match(line):
                     print(line, end="", flush=True)
         if process.returncode:
             sys.exit(process.returncode)  # what is wrong is above
 
-    def changed():
-        found = subprocess.run(["dvc", "status", "--json"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-        stages = {stage: why for stage, why in json.loads(found).items() if not stage.endswith(".dvc")}
-        return {stage for stage, why in stages.items() if why != ["always changed"]}
-
     # It says what is missing before anything is run, and finds changes of the data, which count as those of files do.
-    repro("--quiet", "--single-item", "preflight")
-    stale = changed()
+    repro(["preflight"], "--quiet")
+    stale = changed(ROOT)
     if not stale:
         print("Data and pipelines are up to date.")
         return
@@ -115,17 +118,19 @@ def main():
     if unknown := set(given.stages) - graph.keys():
         sys.exit(f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(graph)}")
     wanted = needs(graph, given.stages or [stage for stage in graph if not stage.endswith(".dvc")])
-    # To ask DVC once is cheaper than to start it for every row.
-    rows = [stage for stage in wanted if "@" in stage and stale.intersection(needs(graph, [stage]))]
-    if jobs > 1 and rows:
-        first = [stage for stage in wanted if not any("@" in other for other in needs(graph, [stage]))]
-        repro(*first)
-        # What came out as it was before makes no row run again.
-        stale = changed()
+    first = [stage for stage in wanted if not any("@" in other for other in needs(graph, [stage]))]
+    rows = [stage for stage in wanted if "@" in stage and jobs > 1]
+    last = [stage for stage in wanted if stage not in (*first, *rows)]
+    if others := [stage for stage in first if stage != "preflight"]:
+        repro(others)
+    if rows:
+        # To ask DVC once is cheaper than to start it for every row. What came out as it was makes no row run again.
+        stale = changed(ROOT)
         rows = [row for row in rows if stale.intersection(needs(graph, [row]))]
-        if rows and (failed := run_rows(rows, graph, jobs, max(1, cores // jobs))):
-            sys.exit(f"{', '.join(failed)} failed; what was printed is above")
-    repro(*given.stages)
+    if rows and (failed := run_rows(rows, graph, jobs, max(1, cores // jobs))):
+        sys.exit(f"{', '.join(failed)} failed; what was printed is above")
+    if last:
+        repro(last)
 
 
 if __name__ == "__main__":

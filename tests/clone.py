@@ -10,13 +10,13 @@ from filelock import FileLock
 from refresh_notebooks import Copy
 
 
-def run_once(folder, kernels):
+def run_once(folder, warm):
     """The pipeline's run in `folder`, made by the first of pytest-xdist's processes that comes -> what it said."""
     said = Path(f"{folder}.json")
     with FileLock(f"{folder}.lock"):
         if not said.is_file():
             copy = Copy(folder)
-            copy.environment |= kernels
+            copy.environment |= warm
             done = copy.run_pipeline()
             # Git ignores them, so that what tests run later would leave its own in their place.
             manifests = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.run.json")}
@@ -26,14 +26,14 @@ def run_once(folder, kernels):
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory, kernels):
+def smoke_run(tmp_path_factory, warm):
     """(copy, output of the run); the run's lock file, metrics and curves are committed. Each process has its own."""
     folder = Path(os.environ["AGEGO_TESTS_SHARED"]) / "smoke"
-    said = run_once(folder, kernels)
+    said = run_once(folder, warm)
     own = tmp_path_factory.mktemp("clone") / "project"
     shutil.copytree(folder, own, symlinks=True)
     copy = Copy(own)
-    copy.environment |= kernels
+    copy.environment |= warm
     copy.manifests = said["manifests"]
     yield copy, said["output"]
     # Over a gigabyte, which pytest would keep three times.

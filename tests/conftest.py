@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from warm import warm_kernels
+from warm import warm_processes
 
 from agego_data.body import load_bodies
 from agego_data.motion import load_clips
@@ -70,10 +70,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def kernels():
-    """Variables with which the notebooks of a `Copy` run in kernels that start at once."""
+def warm():
+    """Variables with which the kernels, `python` and `dvc` of a `Copy` start at once."""
     # Not pytest's folder: a socket's path may have some hundred letters at most.
-    with tempfile.TemporaryDirectory() as folder, warm_kernels(folder) as variables:
+    with tempfile.TemporaryDirectory() as folder, warm_processes(folder) as variables:
         yield variables
 
 

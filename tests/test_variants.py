@@ -53,7 +53,7 @@ def differences(one, other, path=""):
     return found
 
 
-RAYS = {"decoder.kind", "decoder.layers", "loss.lambda_velocity"}
+RAYS = {"decoder.kind", "decoder.layers", "decoder.smoothing", "loss.lambda_velocity"}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,12 @@ def test_a_row_changes_one_thing(settings, run, changed):
             assert sizes[0] == sizes[1]
         assert moved["window.length"][1] == moved["window.length"][0] * (0.5 if run == "window_half" else 2)
         assert moved["window.stride"][1] * settings.window.length == moved["window.length"][1] * settings.window.stride
+
+
+def test_joints_of_frames_that_are_no_neighbours_are_not_filtered(settings):
+    assert plan(settings, "rays").settings.decoder.smoothing > 0
+    apart = replace(settings, window=replace(settings.window, step=8))
+    assert plan(apart, "rays").settings.decoder.smoothing == 0
 
 
 def test_protocol(settings):

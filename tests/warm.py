@@ -1,35 +1,45 @@
-"""Kernels that start at once, for tests that run notebooks: forked from a process that has imported what takes longest.
+"""Kernels and commands that start at once, for tests that run the pipeline: forked from a process that has imported
+what takes longest.
 
-Some fifty kernels start in `make test`, and importing torch and its kin would take each of them seven seconds. The
-project's own modules are imported by each kernel anew, from where it would find them. Run as a program, this is what
-Jupyter takes for the kernel: it asks the waiting process for one, hands its own variables, folder and streams over, and
-passes signals on.
+Hundreds of processes start in `make test`, and importing torch and its kin takes seven seconds, DVC's parts one. The
+project's own modules are imported by each anew, from where it would find them. Run as a program, this is what Jupyter
+takes for the kernel, and the shell for `python` and `dvc`: it asks the waiting process for one, hands its own
+arguments, variables, folder and streams over, passes signals on, and ends as that one does.
 """
 
+import atexit
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
 # Nothing of the project; nor pandas, which looks at once whether it is in a notebook.
 MODULES = (
     "torch", "torchvision", "lightning_fabric", "cv2", "h5py", "jaxtyping", "pydantic", "scipy.signal",
-    "plotly.graph_objects", "ipykernel.kernelapp",
+    "plotly.graph_objects", "ipykernel.kernelapp", "papermill", "dvc.cli", "dvc.repo", "dvc.commands.repro",
 )  # fmt: skip
 
 
 @contextmanager
-def warm_kernels(folder):
-    """While the block lasts, a process that kernels are forked from -> variables by which Jupyter finds it."""
+def warm_processes(folder):
+    """While the block lasts, a process that others are forked from -> variables by which Jupyter and shells find it."""
     place, spec = Path(folder) / "server", Path(folder) / "kernels/python3/kernel.json"
+    own = Path(sys.executable).parent
     spec.parent.mkdir(parents=True)
-    argv = [sys.executable, "-IS", __file__, str(place), "-f", "{connection_file}"]
-    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    kernel = [sys.executable, "-IS", __file__, str(place), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": kernel, "display_name": "Python 3", "language": "python"}))
+    for name, first in (("python", ""), ("dvc", own / "dvc")):
+        command = Path(folder) / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" "{place}" {first} "$@"\n')
+        command.chmod(0o755)
     # Bound here, so that who comes early waits.
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(place))
@@ -37,7 +47,7 @@ def warm_kernels(folder):
         command = [sys.executable, __file__, str(server.fileno())]
         waiting = subprocess.Popen(command, pass_fds=[server.fileno()])
     try:
-        yield {"JUPYTER_PATH": str(folder)}
+        yield {"JUPYTER_PATH": str(folder), "PATH": os.pathsep.join((f"{folder}/bin", str(own), os.environ["PATH"]))}
     finally:
         waiting.terminate()
         waiting.wait()
@@ -66,35 +76,59 @@ def serve(server):
 
 
 def become(asking, wish):
-    """Be the kernel that was asked for, and end when who asked has ended."""
+    """Be the Python that was asked for, with its arguments, and end when who asked has ended."""
+    code = 1
 
     def follow():
         asking.recv(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
+    # The first that is registered is the last to run.
+    atexit.register(lambda: asking.sendall(bytes([code])))
     threading.Thread(target=follow, daemon=True).start()
     os.chdir(wish["folder"])
     os.environ.clear()
     os.environ.update(wish["variables"])
     # Which a kernel looks for from time to time.
     os.environ["JPY_PARENT_PID"] = str(os.getppid())
-    sys.path[0:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    sys.argv = ["ipykernel_launcher", *wish["arguments"]]
-    from ipykernel import kernelapp
-
-    kernelapp.launch_new_instance()
+    how, *arguments = wish["arguments"]
+    places = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    try:
+        if how in ("-m", "-c"):
+            what, *arguments = arguments
+            sys.path[0:1] = [os.getcwd(), *places]
+            sys.argv = [how, *arguments]
+            if how == "-m":
+                runpy.run_module(what, run_name="__main__", alter_sys=True)
+            else:
+                exec(compile(what, "<string>", "exec"), sys.modules["__main__"].__dict__)
+        else:
+            sys.path[0:1] = [str(Path(how).resolve().parent), *places]
+            sys.argv = [how, *arguments]
+            runpy.run_path(how, run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
 
 
 def ask(place, *arguments):
-    """Have a kernel forked, and be it to whom started this: its signals, its end."""
+    """Have a process forked, and be it to whom started this: its signals, its end."""
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(place)
         wish = {"folder": os.getcwd(), "variables": dict(os.environ), "arguments": arguments}
         socket.send_fds(server, [json.dumps(wish).encode() + b"\n"], [0, 1, 2])
-        pid = int(server.makefile().readline())
+        pid = b""
+        while not pid.endswith(b"\n"):
+            pid += server.recv(1)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: os.kill(pid, number))
-        server.recv(1)
+            signal.signal(number, lambda number, _: os.kill(int(pid), number))
+        # One that was killed says nothing.
+        said = server.recv(1)
+    sys.exit(said[0] if said else 1)
 
 
 if __name__ == "__main__":

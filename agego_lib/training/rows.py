@@ -31,6 +31,8 @@ def _limb_embedding(settings):
 def _rays(settings, **other):
     """The decoder beside the paper's, as the released model has it."""
     new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True} | other
+    # Its joints are filtered over neighbouring frames; those of longer steps are none.
+    new["smoothing"] = 1.5 if settings.window.step == 1 else 0.0
     return replace(
         settings,
         decoder=replace(settings.decoder, layers=4, **new),
