@@ -901,7 +901,7 @@ def test_a_sequence_knows_its_split_and_content(tmp_path, egopw, calibration):
     # The content says what is in the file, not where it lies.
     first = tmp_path / "out/train/anna__walk.h5"
     before = PreparedSequence(first).content
-    prepare(egopw, calibration, tmp_path / "again", workers=2)
+    prepare(egopw, calibration, tmp_path / "again")
     assert PreparedSequence(tmp_path / "again/train/anna__walk.h5").content == before
     prepare(egopw, calibration, tmp_path / "smaller", size=16)
     assert PreparedSequence(tmp_path / "smaller/train/anna__walk.h5").content != before

@@ -166,16 +166,6 @@ def test_saving_notebooks_and_mending_prose_trains_nothing(clone):
     assert running(done.stdout) == {"preflight", "code"}
 
 
-def test_changed_code_runs_its_own_stage_alone(clone):
-    path = clone.folder / "notebooks/05_ablations.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1].source += "\nprint('one more line')"
-    nbformat.write(notebook, path)
-    done = clone.run("python", "scripts/pipeline.py")
-    assert running(done.stdout + done.stderr) - {"preflight"} == {"code", "ablations"}
-    assert "one more line" in (clone.folder / "reports/05_ablations.ipynb").read_text()
-
-
 @pytest.mark.parametrize(
     ("section", "key", "value", "stale"),
     [
@@ -205,10 +195,11 @@ def test_wrong_setting_is_named_before_anything_runs(clone):
         assert error in done.stdout + done.stderr
 
 
-def test_failed_stage_is_named_and_its_notebook_is_kept(clone):
+def test_failed_stage_is_named_and_mended_it_runs_alone(clone):
     path = clone.folder / "notebooks/05_ablations.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1].source += "\nraise ValueError('a fault')"
+    source = notebook.cells[-1].source
+    notebook.cells[-1].source = f"{source}\nraise ValueError('a fault')"
     nbformat.write(notebook, path)
     done = clone.run("python", "scripts/pipeline.py", check=False)
     assert done.returncode
@@ -217,6 +208,13 @@ def test_failed_stage_is_named_and_its_notebook_is_kept(clone):
     report = nbformat.read(clone.folder / "reports/05_ablations.ipynb", as_version=4)
     failures = [o for c in report.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert [f.ename for f in failures] == ["ValueError"]
+
+    # Changed code runs its own stage alone.
+    notebook.cells[-1].source = f"{source}\nprint('one more line')"
+    nbformat.write(notebook, path)
+    done = clone.run("python", "scripts/pipeline.py")
+    assert running(done.stdout + done.stderr) == {"code", "ablations"}
+    assert "one more line" in (clone.folder / "reports/05_ablations.ipynb").read_text()
 
 
 def test_metrics_diff(clone):
