@@ -25,7 +25,7 @@ ARROWS = (
     ("decoder", "head"),
     ("head", "pose"),
 )
-WIDTH, HEIGHT = 0.8, 0.62
+WIDTH, HEIGHT = 0.86, 0.62
 MARKED = {"fillcolor": "#FFD580", "line": {"color": "#A65E00", "width": 3}}
 PLAIN = {"fillcolor": "#F3F5F7", "line": {"color": "#8C959F", "width": 1}}
 
@@ -42,7 +42,7 @@ def pipeline_figure(*marked, title=""):
         sides = {"x0": column - WIDTH / 2, "x1": column + WIDTH / 2, "y0": row - HEIGHT / 2, "y1": row + HEIGHT / 2}
         figure.add_shape(type="rect", name=name, **sides, **(MARKED if name in marked else PLAIN))
         text = f"<b>{what}</b><br>{shape}<br><i>{source}</i>"
-        figure.add_annotation(x=column, y=row, text=text, showarrow=False, font={"size": 11, "color": "black"})
+        figure.add_annotation(x=column, y=row, text=text, showarrow=False, font={"size": 10, "color": "black"})
     for start, end in ARROWS:
         (x0, y0, _), (x1, y1, _) = BOXES[start], BOXES[end]
         places = {"ax": x0 + WIDTH / 2, "ay": y0, "x": x1 - WIDTH / 2, "y": y1, "axref": "x", "ayref": "y"}
