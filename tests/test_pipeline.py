@@ -198,8 +198,7 @@ def test_wrong_setting_is_named_before_anything_runs(clone):
 def test_failed_stage_is_named_and_mended_it_runs_alone(clone):
     path = clone.folder / "notebooks/05_ablations.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    source = notebook.cells[-1].source
-    notebook.cells[-1].source = f"{source}\nraise ValueError('a fault')"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("raise ValueError('a fault')"))
     nbformat.write(notebook, path)
     done = clone.run("python", "scripts/pipeline.py", check=False)
     assert done.returncode
@@ -210,7 +209,7 @@ def test_failed_stage_is_named_and_mended_it_runs_alone(clone):
     assert [f.ename for f in failures] == ["ValueError"]
 
     # Changed code runs its own stage alone.
-    notebook.cells[-1].source = f"{source}\nprint('one more line')"
+    notebook.cells[0].source = "print('one more line')"
     nbformat.write(notebook, path)
     done = clone.run("python", "scripts/pipeline.py")
     assert running(done.stdout + done.stderr) == {"code", "ablations"}

@@ -23,7 +23,8 @@ from pathlib import Path
 # Nothing of the project; nor pandas, which looks at once whether it is in a notebook.
 MODULES = (
     "torch", "torchvision", "lightning_fabric", "cv2", "h5py", "jaxtyping", "pydantic", "scipy.signal",
-    "plotly.graph_objects", "ipykernel.kernelapp", "papermill", "dvc.cli", "dvc.repo", "dvc.commands.repro",
+    "plotly.graph_objects", "ipykernel.kernelapp", "papermill", "nbconvert.nbconvertapp", "dvc.cli", "dvc.repo",
+    "dvc.commands.repro",
 )  # fmt: skip
 
 
