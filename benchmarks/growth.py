@@ -68,7 +68,7 @@ STAGES = {
 
 def main():
     options = arguments(__doc__.splitlines()[0])
-    size, length, counts = (64, 8, (16,)) if options.quick else (256, 64, (64, 128, 256))
+    size, length, counts = (64, 8, (16, 32)) if options.quick else (256, 64, (64, 128, 256))
     rows = []
     for frames in counts:
         with tempfile.TemporaryDirectory() as folder:

@@ -92,7 +92,7 @@ def main():
     options = arguments(__doc__.splitlines()[0])
     names, rounds = (["tiny"], 2) if options.quick else (["quick profile", "paper"], 5)
     rows = [speeds(name, rounds) for name in names]
-    counts = (16, 64) if options.quick else (256, 2560)
+    counts = (8, 80) if options.quick else (256, 2560)
     peaks = {count: in_own_process(predict_on_demand, names[0], count)[2] for count in counts}
     short, long = peaks.values()
     memory = [{"frames": count, "MB of memory, peak": peak} for count, peak in peaks.items()]

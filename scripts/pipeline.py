@@ -23,22 +23,19 @@ ROOT = Path(__file__).resolve().parents[1]
 ADVICE = re.compile(r"\s*$|To track the changes|\s*git add|To enable auto|\s*dvc config|Use `dvc push`|Updating lock")
 
 
-def stage_graph(root):
-    """{stage: the ones it depends on} of the project in `root`, by the names that DVC shows there."""
+def stage_graph(repo):
+    """{stage: the ones it depends on} of a project, by the names that DVC shows in its folder."""
 
     def name(stage):
         # Its full address begins with a path where this is run from another folder.
         return getattr(stage, "name", None) or stage.addressing
 
-    with Repo(root) as repo:
-        return {name(s): [name(d) for d in repo.index.graph.successors(s)] for s in repo.index.graph}
+    return {name(s): [name(d) for d in repo.index.graph.successors(s)] for s in repo.index.graph}
 
 
-def changed(root):
-    """Names of the stages of the project in `root` that would run again, by what lies there now."""
-    with Repo(root) as repo:
-        stages = repo.status()
-    return {stage for stage, why in stages.items() if not stage.endswith(".dvc") and why != ["always changed"]}
+def changed(repo):
+    """Names of the stages of a project that would run again, by what lies there now."""
+    return {stage for stage, why in repo.status().items() if not stage.endswith(".dvc") and why != ["always changed"]}
 
 
 def needs(graph, stages):
@@ -110,11 +107,11 @@ def main():
 
     # It says what is missing before anything is run, and finds changes of the data, which count as those of files do.
     repro(["preflight"], "--quiet")
-    stale = changed(ROOT)
+    with Repo(ROOT) as repo:
+        stale, graph = changed(repo), stage_graph(repo)
     if not stale:
         print("Data and pipelines are up to date.")
         return
-    graph = stage_graph(ROOT)
     if unknown := set(given.stages) - graph.keys():
         sys.exit(f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(graph)}")
     wanted = needs(graph, given.stages or [stage for stage in graph if not stage.endswith(".dvc")])
@@ -125,7 +122,8 @@ def main():
         repro(others)
     if rows:
         # To ask DVC once is cheaper than to start it for every row. What came out as it was makes no row run again.
-        stale = changed(ROOT)
+        with Repo(ROOT) as repo:
+            stale = changed(repo)
         rows = [row for row in rows if stale.intersection(needs(graph, [row]))]
     if rows and (failed := run_rows(rows, graph, jobs, max(1, cores // jobs))):
         sys.exit(f"{', '.join(failed)} failed; what was printed is above")

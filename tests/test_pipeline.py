@@ -10,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 from configure import composed
+from dvc.repo import Repo
 from pipeline import needs, stage_graph
 
 pytest_plugins = ("clone",)
@@ -180,7 +181,8 @@ def test_one_changed_setting_reruns_what_depends_on_it(clone, section, key, valu
     settings[section][key] = value
     (clone.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     changed = {stage for stage, why in dvc_json(clone, "status").items() if why != ["always changed"]}
-    graph = stage_graph(clone.folder)
+    with Repo(clone.folder) as repo:
+        graph = stage_graph(repo)
     assert changed and {stage for stage in graph if changed & set(needs(graph, [stage]))} == stale
 
 

@@ -31,7 +31,7 @@ SMALL = (
     "prepare.size=64", "heatmap.fpn_channels=[8,8,8,8]", "heatmap.optimiser.epochs=1", "window.length=4",
     "window.stride=2", "motion.depth=2", "motion.local_blocks=1", "motion.checkpoint_blocks=[stem.1,branch.0]",
     "pose.epochs=1", "finetune.epochs=1", "engine.accelerator=cpu", "engine.workers=0", "engine.threads=1",
-    "prepare.workers=1", "ablation.rows=[no_motion]", "ablation.heatmap_losses=[]", "ablation.baselines=[nearest]",
+    "prepare.workers=2", "ablation.rows=[no_motion]", "ablation.heatmap_losses=[]", "ablation.baselines=[nearest]",
 )  # fmt: skip
 
 
@@ -111,6 +111,8 @@ def test_all_of_it_runs(published):
 
 def test_a_second_run_has_nothing_to_do(clone):
     assert running(clone.run("dvc", "repro").stdout) == {"preflight"}
+    done = clone.run("python", "scripts/pipeline.py")
+    assert "Data and pipelines are up to date." in done.stdout and not running(done.stdout + done.stderr)
 
 
 def test_every_sequence_has_its_own_features(clone):

@@ -84,13 +84,13 @@ def become(asking, wish):
         asking.recv(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def end():
+    def finish():
         # Who asked ends with this, and what is not written then is lost.
         sys.stdout.flush()
         sys.stderr.flush()
         asking.sendall(bytes([code]))
 
-    atexit.register(end)  # the first that is registered is the last to run
+    atexit.register(finish)  # the first that is registered is the last to run
     threading.Thread(target=follow, daemon=True).start()
     os.chdir(wish["folder"])
     os.environ.clear()

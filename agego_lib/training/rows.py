@@ -29,14 +29,14 @@ def _limb_embedding(settings):
 
 
 def _rays(settings, **other):
-    """The decoder beside the paper's, as the released model has it."""
+    """The decoder beside the paper's, as the released model has it but for its filter and `min_peak`."""
+    # Joints are filtered over neighbouring frames, of which longer steps have none. With this width those of training
+    # people tremble least.
+    smoothing = 2.0 if settings.window.step == 1 else 0.0
     new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True} | other
-    # Its joints are filtered over neighbouring frames, of which longer steps have none. With this width those of
-    # training people tremble least.
-    new["smoothing"] = 2.0 if settings.window.step == 1 else 0.0
     return replace(
         settings,
-        decoder=replace(settings.decoder, layers=4, **new),
+        decoder=replace(settings.decoder, layers=4, smoothing=smoothing, **new),
         loss=replace(settings.loss, lambda_velocity=2.0),
     )
 
