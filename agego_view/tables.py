@@ -1,6 +1,7 @@
 """What the runs of the pipeline left, for the tables of 05: test errors of every row, beside the paper's figures."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,39 @@ MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
 NOT_RUN = "not run here: `make tables`"
 # Table 7's runs and how long their windows are, as shares of the full model's; and what `by_need` takes from them.
 WINDOWS, ADAPTIVE = {"window_half": 0.5, "full": 1, "window_double": 2}, "window_adaptive"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Test errors of a training by person, in place of PoseErrors, whose means and intervals the tables need alone.
+
+    people: the wearers. means: of each of MEASURES that the data know, its mean for each person, mm; counts: of how
+    many numbers. whole: as of PoseErrors. Every number of a person stands as their mean, which changes no mean over all
+    and no interval over people.
+    """
+
+    people: tuple[str, ...]
+    means: dict[str, list[float]]
+    counts: dict[str, list[int]]
+    whole: dict
+
+    @classmethod
+    def of(cls, errors):
+        """Those of PoseErrors."""
+        people = sorted({str(name) for name in errors.people})
+        means, counts = {}, {}
+        for metric in MEASURES:
+            values, lengths = _values(errors, metric)
+            who = np.repeat([people.index(str(name)) for name in errors.people], lengths)
+            if len(values):
+                counts[metric] = np.bincount(who, minlength=len(people)).tolist()
+                sums = np.bincount(who, values, len(people)) / np.maximum(counts[metric], 1)
+                means[metric] = [round(float(mean), 3) for mean in sums]
+        return cls(tuple(people), means, counts, {k: round(float(v), 4) for k, v in errors.whole.items()})
+
+    @property
+    def lengths(self):
+        return self.counts["mpjpe"]
 
 
 def data_name(settings):
@@ -88,10 +122,12 @@ def tables(settings):
         "beyond": (
             {
                 "full": "the paper's decoder",
-                "limb_embedding": "the same, EgoTAP's embedding in place of Eq. 2's",
+                "full_long": "the same, trained on twice the passes",
+                "limb_embedding": "the paper's decoder, EgoTAP's embedding in place of Eq. 2's",
                 "rays": "rays and time in its place",
-                "rays_motion": "the same with the motion stream, not mirrored",
-                "rays_plain": "the same without any augmentation",
+                "rays_long": "the same, trained on twice the passes",
+                "rays_motion": "rays and time with the motion stream, not mirrored",
+                "rays_plain": "rays and time without any augmentation",
             },
             {},
         ),
@@ -120,15 +156,17 @@ def tables(settings):
     }
 
 
-def load_results(root, settings, tests):
+def load_results(root, settings, tests, finished=None):
     """Test errors of the full model and of every run of params.Settings -> {name: {data set: PoseErrors}}.
 
     tests: {data set: prepared test sequences}. A run that trains on one set has no errors on the other. Where all of
     Table 7's windows were run and features are stored, ADAPTIVE is there too, with as many repetitions as all have.
-    Raises FileNotFoundError where a run that the settings ask for has left nothing.
+    finished: the runs to read, by name; by default all that the settings ask for, and FileNotFoundError is raised where
+    one has left nothing.
     """
     folders = {name: [Path(root) / "artifacts/ablate" / name] for name in run_names(settings.ablation)}
     folders = {"full": [Path(root) / "artifacts/pose", Path(root) / "artifacts/finetune"], **folders}
+    folders = {name: places for name, places in folders.items() if finished is None or name in finished}
     results, poses = {}, {}
     for name, places in folders.items():
         files = {path.stem: path for place in places for path in sorted(place.glob("*.npz"))}
@@ -165,13 +203,20 @@ def trainings(results, name, data_set, metric):
 
     "long_unseen" has one number a joint and frame of those that it is of; no training has any where there are none.
     """
-    repeated = [key for key in results if REPEATED.sub("", key) == name != key]
-    found = [results[key].get(data_set) for key in (name, *repeated)]
-    return np.stack([_values(errors, metric)[0] for errors in found if errors is not None])
+    return np.stack([_values(errors, metric)[0] for errors in _of_each(results, name, data_set).values()])
+
+
+def _of_each(results, name, data_set):
+    """{how the name ends: errors} of each training of a run, as `trainings`."""
+    names = [name, *(key for key in results if REPEATED.sub("", key) == name != key)]
+    return {key[len(name) :]: results[key][data_set] for key in names if data_set in results.get(key, {})}
 
 
 def _values(errors, metric):
     """-> (an error, how many of its numbers are of each sequence); the metric is one of MEASURES."""
+    if isinstance(errors, Remembered):
+        counts = errors.counts.get(metric, [0] * len(errors.people))
+        return np.repeat(errors.means.get(metric, [0.0] * len(counts)), counts), counts
     if metric != "long_unseen":
         return getattr(errors, metric), errors.lengths
     where = np.zeros(errors.distance.shape, bool) if errors.unseen is None else errors.unseen > LONG
@@ -181,9 +226,9 @@ def _values(errors, metric):
 def changes(results, name, data_set, metric, base="full"):
     """How much larger an error is than the full model's or another run's, by the seeds that both have -> (S, F), as
     `trainings`."""
-    own, other = (trainings(results, key, data_set, metric) for key in (name, base))
-    count = min(len(own), len(other))
-    return own[:count] - other[:count]
+    own, other = (_of_each(results, key, data_set) for key in (name, base))
+    both = [end for end in own if end in other]
+    return np.stack([_values(own[end], metric)[0] - _values(other[end], metric)[0] for end in both])
 
 
 def mean_change(results, name, data_set, metric, base="full"):
@@ -246,23 +291,29 @@ def _speeds(root, settings):
     return {row["method"]: f"{row['frames a second']:.0f}" for row in found["rows"]}
 
 
-def methods_table(results, root, settings):
+def method_facts(root, names):
+    """What the runs of methods left of their cost and samples -> {run: its method.json}, of those that are there."""
+    files = {name: Path(root) / "artifacts/ablate" / name / "method.json" for name in names}
+    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+
+
+def methods_table(results, root, settings, facts=None):
     """One row a method: what it sees, its size and cost, our errors on both sets, published ones -> list of dicts.
 
-    results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from the
-    method.json of its run, and so are the frames a second, of benchmarks/results/methods.json, where that was measured
-    at this run's sizes; errors have their 95 % interval over people, and over seeds where it was repeated. "–": not
-    published, or not run.
+    results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from `facts`
+    (by default `method_facts`), and so are the frames a second, of benchmarks/results/methods.json, where that was
+    measured at this run's sizes; errors have their 95 % interval over people, and over seeds where it was repeated.
+    "–": not published, or not run.
     """
     labels, figures = tables(settings)["others"]
     elsewhere = {f"baseline_{name}": found for name, found in paper.METHODS_ELSEWHERE.items()}
     speeds = _speeds(root, settings)
+    known = method_facts(root, labels) if facts is None else facts
     rows = []
     for name, label in labels.items():
         if name != "full" and not name.startswith("baseline_"):
             continue
-        file = Path(root) / "artifacts/ablate" / name / "method.json"
-        facts = full_cost(settings) if name == "full" else read_json(file) if file.is_file() else {}
+        facts = full_cost(settings) if name == "full" else known.get(name, {})
         row = {
             "method": label,
             "frames seen": settings.window.length if name == "full" else 1,
@@ -322,10 +373,12 @@ def seed_table(results, ablation, seed):
     """Errors of rows over seeds -> list of dicts: row, data set, metric, a value a seed, mean, standard deviation."""
     table = []
     for row in reseeded(ablation):
-        runs = {seed: results.get(row, {}), **{s: results[f"{row}-{s}"] for s in ablation.seeds}}
+        runs = {seed: results.get(row, {}), **{s: results.get(f"{row}-{s}", {}) for s in ablation.seeds}}
         for data_set in results["full"]:
             for metric, title in HEADLINE.items():
-                found = {s: float(getattr(r[data_set], metric).mean()) for s, r in runs.items() if data_set in r}
+                found = {s: float(_values(r[data_set], metric)[0].mean()) for s, r in runs.items() if data_set in r}
+                if not found:
+                    continue
                 values = np.array(list(found.values()))
                 table.append(
                     {
@@ -344,8 +397,9 @@ def measured(results):
     """Every run's errors and how far they are from the full model's, for metrics/ablations.json.
 
     -> {run: {data set: {"<measure>_mm": mean over its trainings, "trainings": how many, "change": {measure:
-    {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the data know, the interval is
-    `bootstrap_interval`'s over people and trainings. A repetition is no run of its own here.
+    {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the data know and the acceleration error, which
+    has no change; the interval is `bootstrap_interval`'s over people and trainings. A repetition is no run of its own
+    here.
     """
     out = {}
     for name, sets in results.items():
@@ -356,7 +410,10 @@ def measured(results):
             values = {m: trainings(results, name, data_set, m) for m in MEASURES}
             values = {m: v for m, v in values.items() if v.size}
             entry = {f"{m}_mm": round(float(v.mean()), 2) for m, v in values.items()}
-            out[name][data_set] = entry | {"trainings": len(values["mpjpe"])}
+            found = _of_each(results, name, data_set).values()
+            if all("acceleration_mm" in errors.whole for errors in found):
+                entry["acceleration_mm"] = round(float(np.mean([e.whole["acceleration_mm"] for e in found])), 2)
+            out[name][data_set] = entry | {"trainings": len(found)}
             if name != "full":
                 found = {m: mean_change(results, name, data_set, m) for m in values}
                 keys = ("mean", "low", "high")

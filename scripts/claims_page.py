@@ -1,22 +1,20 @@
-"""Write docs/claims.md from metrics/ablations.json, for maintainers: python scripts/claims_page.py
+"""Write docs/claims.md from docs/study.json, for maintainers: python scripts/claims_page.py
 
-Run after the rows, with `ablation.seeds`, on the machine that ran them: the page names it. Of the profile `hidden` it
-writes docs/claims-hidden.md.
+Run in a working copy of the profile `study`, after results_page.py. In one of the profile `hidden` it writes
+docs/claims-hidden.md from metrics/ablations.json, after its rows and on the machine that ran them.
 """
 
 import json
+import sys
 from pathlib import Path
 
-from results_page import markdown
+from results_page import PageError, Study, markdown
 
 from agego_lib import params
 from agego_lib.datasets import TITLES
-from agego_view import paper
-from agego_view.tables import data_name, windows
+from agego_view import paper, tables
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of each profile; of all others the first.
-PAGES = {"quick": "claims.md", "hidden": "claims-hidden.md"}
 FEWEST = 2  # trainings of each row that a verdict needs: with one, nobody knows what another would give
 # A claim of Sec. 5, the row that lacks what it praises, and the measure by which the row should be worse.
 CLAIMS = (
@@ -95,6 +93,7 @@ def errors(measured: dict) -> list[dict]:
             "MPJPE": found[data_set]["mpjpe_mm"],
             "PA-MPJPE": found[data_set]["pa_mpjpe_mm"],
             "its change": change(found[data_set], "pa_mpjpe"),
+            "acceleration error": found[data_set].get("acceleration_mm", "–"),
             "MPJPE of joints not seen for over 32 frames": found[data_set].get("long_unseen_mm", "–"),
             "and its change": change(found[data_set], "long_unseen"),
         }
@@ -104,26 +103,41 @@ def errors(measured: dict) -> list[dict]:
     ]
 
 
+def told(run: dict, settings: params.Settings) -> str:
+    """What made the rows of one working copy, in words, from metrics/evaluation.run.json."""
+    machine = run["machine"]
+    return (
+        f"Measured with the profile `{settings.run.profile}`: {settings.prepare.size} px, "
+        f"{tables.windows(settings.window)}, {settings.visual.backbone}; {machine['cores']} CPU cores "
+        f"({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch {run['versions']['torch']}."
+    )
+
+
 def main():
     settings = params.load(ROOT / "params.yaml")
-    measured = json.loads((ROOT / "metrics/ablations.json").read_text())
-    run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
-    machine = run["machine"]
-    counts = {name: max(e["trainings"] for e in sets.values()) for name, sets in measured.items()}
-    hidden, claims = settings.run.profile == "hidden", table(measured, data_name(settings))
+    hidden = settings.run.profile == "hidden"
+    if hidden:
+        found = json.loads((ROOT / "metrics/ablations.json").read_text())
+        made = told(json.loads((ROOT / "metrics/evaluation.run.json").read_text()), settings)
+    else:
+        try:
+            study = Study(ROOT)
+        except PageError as error:
+            sys.exit(str(error))
+        found, made = tables.measured(study.results), study.told()
+    counts = {name: max(e["trainings"] for e in sets.values()) for name, sets in found.items()}
+    claims = table(found, tables.data_name(settings))
     if hidden:
         # This profile is there for what is about motion; the other page names what was not run.
         claims = [row for row in claims if row["verdict"] != "not run here"]
-    page = ROOT / "docs" / PAGES.get(settings.run.profile, PAGES["quick"])
+    page = ROOT / "docs" / ("claims-hidden.md" if hidden else "claims.md")
     page.write_text(
         "\n".join(
             [
                 "# The paper's claims, tested\n",
                 *([HIDDEN] if hidden else []),
-                f"Measured with the profile `{settings.run.profile}`: {settings.prepare.size} px, "
-                f"{windows(settings.window)}, {settings.visual.backbone}; {machine['cores']} CPU cores "
-                f"({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch {run['versions']['torch']}. "
-                "Trainings of each row: "
+                made
+                + " Trainings of each row: "
                 + ", ".join(f"{name} {count}" for name, count in counts.items())
                 + ". The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the "
                 "lower body, how much more its MPJPE changes than the upper body's; for unseen joints, their MPJPE. "
@@ -131,11 +145,12 @@ def main():
                 f"test people and trainings; with fewer than {FEWEST} trainings nothing is decided.\n",
                 markdown(claims),
                 "## Errors of each row\n",
-                "mm, means of its trainings; in brackets the 95 % interval of the change from the full model. `rays`: "
+                "mm, means of its trainings; in brackets the 95 % interval of the change from the full model; the "
+                "acceleration error in mm a frame squared. `rays`: "
                 "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too. `window_adaptive`: "
                 "nothing trained; each joint from the shortest of the three windows of which half reaches back to a "
                 "frame in which its heatmap showed it.\n",
-                markdown(errors(measured)),
+                markdown(errors(found)),
                 BEYOND,
             ]
         )

@@ -1,23 +1,27 @@
-"""Write docs/results.md from what the pipeline left, for maintainers: python scripts/results_page.py
+"""Write docs/results.md and the methods of README.md, for maintainers: python scripts/results_page.py
 
-Run after `make tables`, on the machine that ran it: the page names the machine and the versions, as
-`metrics/evaluation.run.json` has them.
+Run in a working copy of the profile `study`, whichever of its rows have been trained there: they join those of other
+copies and machines in docs/study.json, from which the pages are made.
 """
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from agego_lib import params
 from agego_lib.datasets import TITLES, read_prepared
 from agego_lib.evaluation import HEADLINE
 from agego_lib.evaluation.complexity import complexity
-from agego_lib.files import replacing
+from agego_lib.files import read_json, replacing
 from agego_view import paper
 from agego_view.tables import (
+    Remembered,
     compare,
     data_name,
     load_results,
     measured_on,
+    method_facts,
     methods_table,
     pairs_table,
     run_names,
@@ -28,6 +32,10 @@ from agego_view.tables import (
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
+# What errors depend on; rows with other values cannot stand in one table.
+SECTIONS = (
+    "seed", "render", "prepare", "heatmap", "visual", "window", "motion", "decoder", "loss", "pose", "finetune",
+)  # fmt: skip
 # Where README has its table of methods.
 START, END = "<!-- methods: written by scripts/results_page.py -->\n", "<!-- end of methods -->\n"
 
@@ -40,6 +48,100 @@ def markdown(rows):
 
 class PageError(ValueError):
     """A page that cannot be written; the message names the file and says what to do."""
+
+
+class Study:
+    """docs/study.json: the test errors of every training of the study, by person, and what made each.
+
+    root: of a working copy. settings: its Settings, with which all trainings were made. results: {run: {data set:
+    Remembered}}, of `tables.load_results`; facts: {run: method.json}; trainings: {run: its machine, torch, commit,
+    seconds}; evaluation: of the first training, as in metrics/evaluation.json.
+    Raises PageError where the file holds trainings of other settings than params.yaml.
+    """
+
+    def __init__(self, root):
+        self.file, self.root = root / "docs/study.json", root
+        self.settings = params.load(root / "params.yaml")
+        if self.settings.run.profile != "study":
+            raise PageError(f"{root}/params.yaml: profile is {self.settings.run.profile!r}, expected 'study'")
+        values = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        self.made_with = {name: values[name] for name in SECTIONS}
+        self.results, self.facts, self.trainings, self.evaluation = {}, {}, {}, None
+        if not self.file.is_file():
+            return
+        found = read_json(self.file, 1 << 24)
+        if other := [name for name in SECTIONS if found["settings"][name] != self.made_with[name]]:
+            raise PageError(
+                f"{self.file}: its trainings were made with other settings of {', '.join(other)} than params.yaml has; "
+                "remove it to begin anew"
+            )
+        self.evaluation, self.facts = found["evaluation"], found["facts"]
+        for name, row in found["trainings"].items():
+            self.trainings[name] = row["made"]
+            self.results[name] = {
+                n: Remembered(**errors | {"people": tuple(errors["people"])}) for n, errors in row["errors"].items()
+            }
+
+    def add(self, tests):
+        """The trainings that have ended in this working copy. tests: prepared test sequences by data set."""
+        metrics, reports = self.root / "metrics", self.root / "reports"
+        made = {"full": ["pose", "finetune"]} | {n: [f"ablate/{n}"] for n in run_names(self.settings.ablation)}
+        # Not in git, and written when a stage ends: here, and not by another working copy.
+        made = {n: [metrics / f"{p}.run.json" for p in places] for n, places in made.items()}
+        made = {n: [read_json(file) for file in files] for n, files in made.items() if all(f.is_file() for f in files)}
+        found = load_results(self.root, self.settings, tests, made)
+        for name, sets in found.items():
+            self.results[name] = {n: Remembered.of(errors) for n, errors in sets.items()}
+            if name not in made:
+                continue  # made of others
+            machine, run = made[name][-1]["machine"], made[name][-1]
+            names = {"full": ("03_pose_training", "03_pose_finetuning")}.get(name)
+            names = names or (name if name.startswith("baseline_") else f"ablate_{name}",)
+            documents = [read_json(reports / f"{n}.ipynb", 1 << 28) for n in names]
+            self.trainings[name] = {
+                "machine": f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}",
+                "torch": run["versions"]["torch"],
+                "commit": (run["code"]["commit"] or "unknown")[:7],
+                "seconds": round(sum(d["metadata"]["papermill"]["duration"] or 0 for d in documents)),
+            }
+        self.facts |= method_facts(self.root, made)
+        if "full" in made and (metrics / "evaluation.run.json").is_file():
+            self.evaluation = read_json(metrics / "evaluation.json")
+        self.results = {name: self.results[name] for name in sorted(self.results)}
+        people = {n: {r[n].people for r in self.results.values() if n in r} for n in TITLES}
+        if other := [n for n, each in people.items() if len(each) > 1]:
+            raise PageError(f"{self.file}: its trainings were tested on other people of {', '.join(other)}")
+
+    def write(self):
+        """The file, one line a training."""
+        lines = [
+            f"    {json.dumps(name)}: "
+            + json.dumps(
+                {
+                    "made": self.trainings.get(name),
+                    "errors": {n: dataclasses.asdict(errors) for n, errors in sets.items()},
+                }
+            )
+            for name, sets in self.results.items()
+        ]
+        head = {"settings": self.made_with, "evaluation": self.evaluation, "facts": self.facts}
+        text = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
+        with replacing(self.file) as partial:
+            partial.write_text("{\n" + text + '  "trainings": {\n' + ",\n".join(lines) + "\n  }\n}\n")
+
+    def told(self):
+        """What made the trainings, in words."""
+        made = [each for each in self.trainings.values() if each]
+        hours = sum(each["seconds"] for each in made) / 3600
+
+        def different(key):
+            return "; ".join(dict.fromkeys(each[key] for each in made))
+
+        return (
+            f"Measured at {different('commit')}, profile `study`: {self.settings.prepare.size} px, "
+            f"{windows(self.settings.window)}, {self.settings.visual.backbone}; {different('machine')}, torch "
+            f"{different('torch')}; {len(made)} trainings took {hours:.1f} hours, side by side on a core each."
+        )
 
 
 def put(page, start, end, rows):
@@ -96,23 +198,18 @@ def protocol(evaluation, settings):
 
 
 def main():
-    settings = params.load(ROOT / "params.yaml")
-    tests = {n: read_prepared(ROOT / "artifacts/prepared" / n, "test") for n in ("egopw", "sceneego")}
-    results = load_results(ROOT, settings, tests)
-    evaluation = json.loads((ROOT / "metrics/evaluation.json").read_text())
-    run = json.loads((ROOT / "metrics/evaluation.run.json").read_text())
-    machine = run["machine"]
-    rows = [ROOT / f"metrics/ablate/{name}.run.json" for name in run_names(settings.ablation)]
-    codes = [run["code"], *(json.loads(path.read_text())["code"] for path in rows)]
-    commits = [f"{c['commit'][:7]}{' with changes' * bool(c['dirty'])}" if c["commit"] else "unknown" for c in codes]
-    methods = methods_table(results, ROOT, settings)
+    try:
+        study = Study(ROOT)
+        study.add({n: read_prepared(ROOT / "artifacts/prepared" / n, "test") for n in TITLES})
+        study.write()
+    except (PageError, OSError) as error:
+        sys.exit(str(error))
+    settings, results = study.settings, study.results
+    methods = methods_table(results, ROOT, settings, study.facts)
     made = {name: markdown(compare(results, *rows, settings)) for name, rows in tables(settings).items()}
     parts = [
         "# Results\n",
-        f"Measured at {', '.join(dict.fromkeys(commits))}, {settings.prepare.size} px, {windows(settings.window)}, "
-        f"{settings.visual.backbone}, seed {settings.seed}; "
-        f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch "
-        f"{run['versions']['torch']}. "
+        f"{study.told()} "
         "**The paper's figures are from the real data sets**, ours from the data that the column names; they are not "
         "to be compared unless that is the real one and nothing is left to fill the gap. Intervals are 95 % "
         "bootstraps over test people, and over seeds where a run was repeated. Written by `scripts/results_page.py`; "
@@ -120,7 +217,7 @@ def main():
         "after a run.\n",
         "\n".join(f"- {line}" for line in measured_on(settings, ROOT / "artifacts/prepared")) + "\n",
         "## Tables 1 and 2\n",
-        markdown(protocol(evaluation, settings)),
+        markdown(protocol(study.evaluation, settings)),
         "## Published on SceneEgo's test split\n",
         "By others and by the paper; nothing in this table was measured here.\n",
         markdown(paper.elsewhere()),
@@ -163,11 +260,11 @@ def main():
         markdown(sizes),
         f"The paper reports {paper.PARAMETERS / 1e6:.1f} M parameters and {paper.FLOPS / 1e9:.1f} G. "
         "See `05_ablations` for how they compare.\n",
-        f"Runs in this page: full, {', '.join(run_names(settings.ablation))}.\n",
+        f"Runs in this page: {', '.join(results)}.\n",
     ]
     PAGE.write_text("\n".join(parts))
     put(ROOT / "README.md", START, END, in_short(methods, data_name(settings)))
-    print("wrote", PAGE.relative_to(ROOT), "and the methods of README.md")
+    print("wrote", study.file.relative_to(ROOT), PAGE.relative_to(ROOT), "and the methods of README.md")
 
 
 if __name__ == "__main__":

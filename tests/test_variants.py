@@ -65,6 +65,19 @@ RAYS = {"decoder.kind", "decoder.layers", "decoder.smoothing", "loss.lambda_velo
         ("joint_embedding", {"decoder.memory_joint_embedding"}),
         ("limb_embedding", {"decoder.embedding"}),
         ("rays", RAYS | {"decoder.mirror", "decoder.turn_degrees", "decoder.hidden_share", "decoder.use_motion"}),
+        ("full_long", {"pose.epochs", "finetune.epochs"}),
+        (
+            "rays_long",
+            RAYS
+            | {
+                "decoder.mirror",
+                "decoder.turn_degrees",
+                "decoder.hidden_share",
+                "decoder.use_motion",
+                "pose.epochs",
+                "finetune.epochs",
+            },
+        ),
         ("rays_motion", RAYS | {"decoder.turn_degrees", "decoder.hidden_share"}),
         ("rays_plain", RAYS | {"decoder.use_motion"}),
         ("window_half", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
@@ -78,6 +91,11 @@ def test_a_row_changes_one_thing(settings, run, changed):
     found = plan(settings, run)
     moved = differences(asdict(settings), asdict(found.settings))
     assert set(moved) == set(changed)
+    if run.endswith("_long"):
+        assert [moved[f"{o}.epochs"][1] for o in ("pose", "finetune")] == [
+            2 * settings.pose.epochs,
+            2 * settings.finetune.epochs,
+        ]
     if run.startswith("window"):
         # As many frames a step, and the same overlap.
         for optimiser in ("pose", "finetune"):
@@ -111,7 +129,7 @@ def test_protocol(settings):
 
 def test_every_row_of_the_settings_is_known():
     names = set(re.findall(r"'(\w+)'", str(params.AblationSettings.__annotations__["rows"])))
-    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 11
+    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 13
 
 
 # --- The tables ----------------------------------------------------------------------------------------------------
@@ -226,7 +244,7 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
     asked = replace(
         SEEDED,
         rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
-              "sceneego_only", "limb_embedding", "rays", "rays_motion", "rays_plain"),
+              "sceneego_only", "limb_embedding", "full_long", "rays", "rays_long", "rays_motion", "rays_plain"),
         heatmap_losses=("mse", "scratch"),
         seeds=(),
         baselines=METHODS,
@@ -431,6 +449,11 @@ def test_results_page_has_all_measures_and_the_papers_apart(settings):
 
 
 def test_measured_against_the_errors(tests, written, tmp_path, settings):
+    path = tmp_path / "artifacts/ablate/full-3/egopw.npz"
+    to_and_fro = [
+        p + 0.001 * (-1.0) ** np.arange(len(p))[:, None, None] * [0, 1, 0] for p in load_poses(path, tests["egopw"])
+    ]
+    save_poses(path, to_and_fro)
     found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     told = results.measured(found)
     assert set(told) == {"full", "no_motion", "sceneego_only", "heatmap_mse", "baseline_nearest", "baseline_egotap"}
@@ -438,6 +461,10 @@ def test_measured_against_the_errors(tests, written, tmp_path, settings):
     assert "change" not in told["full"]["sceneego"] and set(told["sceneego_only"]) == {"sceneego"}
     entry, joints = told["no_motion"]["egopw"], found["no_motion"]["egopw"].distance
     assert entry["lower_mm"] == pytest.approx(joints[:, 7:].mean(), abs=0.006)
+    # One of two trainings goes to and fro by a millimetre: its second difference is 4.
+    steady, trembling = found["full"]["egopw"], found["full-3"]["egopw"]
+    assert told["full"]["egopw"]["acceleration_mm"] == pytest.approx(2, abs=0.006)
+    assert (steady.whole["acceleration_mm"], trembling.whole["acceleration_mm"]) == pytest.approx((0, 4), abs=0.01)
     assert entry["lower_less_upper_mm"] == pytest.approx(joints[:, 7:].mean() - joints[:, :7].mean(), abs=0.006)
     change = entry["change"]["mpjpe"]
     assert change["mean"] == pytest.approx(joints.mean() - found["full"]["egopw"].distance.mean(), abs=0.006)
@@ -482,6 +509,62 @@ def test_claims_are_judged_by_their_intervals():
         ("full", "EgoPW", 100.0), ("no_motion", "EgoPW", 100.0)
     ]  # fmt: skip
     assert errors[1]["and its change"] == "+5.0 (+4.0 to +6.0)"
+
+
+def working_copy(root, settings, runs):
+    """What a working copy has after these runs, beside the poses."""
+    (root / "params.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asdict(settings)))))
+    machine = {"cores": 2, "cpu": f"processor of {root.name}", "gpu": []}
+    run = {"machine": machine, "versions": {"torch": "2"}, "code": {"commit": "0123456789"}}
+    for name in runs:
+        write_json(root / f"metrics/{name}.run.json", run)
+        report = {"pose": "03_pose_training", "finetune": "03_pose_finetuning"}.get(name)
+        report = report or name.removeprefix("ablate/").replace("no_", "ablate_no_").replace("full", "ablate_full")
+        write_json(root / f"reports/{report}.ipynb", {"metadata": {"papermill": {"duration": 1800.0}}})
+    write_json(root / "metrics/evaluation.json", {"egopw": 1})
+    write_json(root / "metrics/evaluation.run.json", run)
+
+
+def test_the_study_grows_from_several_working_copies(tests, written, tmp_path, settings):
+    settings = replace(settings, run=replace(settings.run, profile="study"), ablation=SEEDED)
+    whole = results.measured(results.load_results(tmp_path, settings, tests))
+    rows = ("full-3", "no_motion", "baseline_nearest")
+    working_copy(tmp_path, settings, ["pose", "finetune", "ablate/full-3"])
+    (tmp_path / "artifacts/ablate/baseline_nearest/method.json").write_text('{"parameters": 5}')
+    study = results_page.Study(tmp_path)
+    study.add(tests)
+    study.write()
+    assert set(study.results) == {"full", "full-3"}  # what else lies there has not ended
+    # Another copy, which has trained the other rows.
+    (tmp_path / "metrics/pose.run.json").unlink()
+    (tmp_path / "metrics/ablate/full-3.run.json").unlink()
+    working_copy(tmp_path, settings, ["ablate/no_motion", "ablate/baseline_nearest"])
+    study = results_page.Study(tmp_path)
+    study.add(tests)
+    study.write()
+    study = results_page.Study(tmp_path)
+    assert set(study.results) == {"full", *rows} and study.facts == {"baseline_nearest": {"parameters": 5}}
+    assert study.evaluation == {"egopw": 1}
+    assert "4 trainings took 2.5 hours" in study.told() and "processor of" in study.told()
+    # The same numbers as from all poses.
+    told = results.measured(study.results)
+    assert set(told) == {"full", "no_motion", "baseline_nearest"}
+    for name, sets in told.items():
+        for data_set, entry in sets.items():
+            expected = whole[name][data_set]
+            assert entry["trainings"] == expected["trainings"]
+            for measure, values in expected.pop("change", {}).items():
+                assert entry["change"][measure] == pytest.approx(values, abs=0.02)
+            entry.pop("change", None)
+            assert entry == pytest.approx(expected, abs=0.02)
+    lines = (tmp_path / "docs/study.json").read_text().splitlines()
+    assert sum(line.startswith('    "') for line in lines) == 4
+    working_copy(tmp_path, replace(settings, seed=5), [])
+    with pytest.raises(results_page.PageError, match="other settings of seed than params"):
+        results_page.Study(tmp_path)
+    working_copy(tmp_path, replace(settings, run=replace(settings.run, profile="quick")), [])
+    with pytest.raises(results_page.PageError, match="profile is 'quick', expected 'study'"):
+        results_page.Study(tmp_path)
 
 
 def test_the_full_models_cost_is_that_of_a_real_window(settings):

@@ -41,6 +41,12 @@ def _rays(settings, **other):
     )
 
 
+def _long(settings):
+    """Trained on twice the passes."""
+    twice = {name: replace(o, epochs=2 * o.epochs) for name in ("pose", "finetune") for o in [getattr(settings, name)]}
+    return replace(settings, **twice)
+
+
 # Rows that change a setting; those of ABLATIONS switch a part of the model off (Tables 4 and 5).
 CHANGES = {
     "window_half": lambda settings: _window(settings, 0.5),  # Table 7: T = 32 where the paper has 64
@@ -49,6 +55,8 @@ CHANGES = {
     "limb_embedding": _limb_embedding,
     "rays": _rays,
     "rays_motion": lambda settings: _rays(settings, use_motion=True, mirror=False),
+    "rays_long": lambda settings: _long(_rays(settings)),
+    "full_long": _long,
     "rays_plain": lambda settings: _rays(settings, turn_degrees=0.0, hidden_share=0.0, mirror=False),
 }
 # Rows that read the heatmaps of a network trained with this loss (Table 6), or from scratch.
