@@ -385,7 +385,7 @@ def seed_table(results, ablation, seed):
                         "row": row,
                         "data set": data_set,
                         "metric": f"{title} (mm)",
-                        **{f"seed {s}": round(v, 1) for s, v in found.items()},
+                        **{f"seed {s}": round(found[s], 1) if s in found else "–" for s in runs},
                         "mean": round(float(values.mean()), 1),
                         "deviation": round(float(values.std(ddof=1)), 1) if len(values) > 1 else "",
                     }

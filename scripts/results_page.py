@@ -1,4 +1,4 @@
-"""Write docs/results.md and the methods of README.md, for maintainers: python scripts/results_page.py
+"""Write docs/results.md and the tables of README.md, for maintainers: python scripts/results_page.py
 
 Run in a working copy of the profile `study`, whichever of its rows have been trained there: they join those of other
 copies and machines in docs/study.json, from which the pages are made.
@@ -20,6 +20,7 @@ from agego_view.tables import (
     compare,
     data_name,
     load_results,
+    measured,
     measured_on,
     method_facts,
     methods_table,
@@ -36,8 +37,8 @@ PAGE = ROOT / "docs/results.md"
 SECTIONS = (
     "seed", "render", "prepare", "heatmap", "visual", "window", "motion", "decoder", "loss", "pose", "finetune",
 )  # fmt: skip
-# Where README has its table of methods.
-START, END = "<!-- methods: written by scripts/results_page.py -->\n", "<!-- end of methods -->\n"
+# Where README has its tables of these names.
+START, END = "<!-- {}: written by scripts/results_page.py -->\n", "<!-- end of {} -->\n"
 
 
 def markdown(rows):
@@ -107,7 +108,8 @@ class Study:
         self.facts |= method_facts(self.root, made)
         if "full" in made and (metrics / "evaluation.run.json").is_file():
             self.evaluation = read_json(metrics / "evaluation.json")
-        self.results = {name: self.results[name] for name in sorted(self.results)}
+        order = sorted(self.results, key=lambda n: (n.startswith("baseline_"), not n.startswith("full"), n))
+        self.results = {name: self.results[name] for name in order}
         people = {n: {r[n].people for r in self.results.values() if n in r} for n in TITLES}
         if other := [n for n, each in people.items() if len(each) > 1]:
             raise PageError(f"{self.file}: its trainings were tested on other people of {', '.join(other)}")
@@ -167,6 +169,31 @@ def in_short(rows, data):
         there = " / ".join(str(row[f"published, real {title}: {metric} (mm)"]) for title, metric in pairs)
         found.append({key: row[name] for key, name in kept.items()} | ours | {"published, real data": there})
     return found
+
+
+def parts_in_short(results, data):
+    """Tables 4 and 5 and the decoder beside the paper's, as README has room for them: one row a run."""
+    found = measured(results)
+    labels = {
+        "full": "full model", "no_cross_attention": "no cross-attention", "no_motion": "no motion stream",
+        "no_spatial": "no spatial stream", "full_long": "full model, twice the passes",
+        "rays": "decoder of rays, this suite's", "rays_long": "the same, twice the passes",
+    }  # fmt: skip
+    rows = []
+    for name, label in labels.items():
+        if name not in found:
+            continue
+        row = {"row": label, "trainings": found[name]["egopw"]["trainings"]}
+        for data_set, title in TITLES.items():
+            entry = found[name][data_set]
+            row[f"{title}, {data}: MPJPE"] = f"{entry['mpjpe_mm']:.1f}"
+            change = entry.get("change", {}).get("pa_mpjpe")
+            interval = " ({low:+.1f} to {high:+.1f})".format_map(change) if change else ""
+            row[f"{title}: PA-MPJPE (its change)"] = f"{entry['pa_mpjpe_mm']:.1f}{interval}"
+            row[f"{title}: acceleration"] = f"{entry['acceleration_mm']:.1f}"
+        figures = [paper.ABLATIONS.get(name, {}).get(data_set, (None, None))[1] for data_set in TITLES]
+        rows.append(row | {"paper, real data: PA-MPJPE": " / ".join(str(figure or "–") for figure in figures)})
+    return rows
 
 
 def protocol(evaluation, settings):
@@ -263,8 +290,17 @@ def main():
         f"Runs in this page: {', '.join(results)}.\n",
     ]
     PAGE.write_text("\n".join(parts))
-    put(ROOT / "README.md", START, END, in_short(methods, data_name(settings)))
-    print("wrote", study.file.relative_to(ROOT), PAGE.relative_to(ROOT), "and the methods of README.md")
+    data = data_name(settings)
+    short = {"protocol": protocol(study.evaluation, settings), "parts": parts_in_short(results, data)}
+    repeated = {
+        f"baseline_{name}-{seed}" for name in settings.ablation.reseeded_baselines for seed in settings.ablation.seeds
+    }
+    # Until each has its repetitions, README keeps a table of methods in which each has.
+    if repeated and repeated <= set(results):
+        short["methods"] = in_short(methods, data)
+    for name, rows in short.items():
+        put(ROOT / "README.md", START.format(name), END.format(name), rows)
+    print("wrote", study.file.relative_to(ROOT), PAGE.relative_to(ROOT), "and the tables of README.md")
 
 
 if __name__ == "__main__":
