@@ -341,7 +341,8 @@ def methods_table(results, root, settings, facts=None):
 
 
 # What a part of a method is worth (EgoPW's differs from Mo2Cap2's in its labels and in training on both sets at once),
-# and the best of those that see one frame beside the decoder that sees eight.
+# the best of those that see one frame beside the decoder that sees windows, and what is left of its lead where the
+# paper's decoder does without its cross-attention.
 PAIRS = (
     ("baseline_sceneego_true_depth", "baseline_sceneego"),
     ("baseline_egopw", "baseline_egopw_one_view"),
@@ -349,6 +350,8 @@ PAIRS = (
     ("baseline_mo2cap2_zoom", "baseline_mo2cap2"),
     ("baseline_selfpose", "baseline_xr_egopose"),
     ("baseline_egowholemocap", "rays"),
+    ("rays", "no_cross_attention"),
+    ("rays_long", "rays"),
 )
 
 

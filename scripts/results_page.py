@@ -269,7 +269,7 @@ def main():
     ]
     if pairs := pairs_table(results):
         parts += [
-            "Methods against each other, frame by frame: the difference of their errors, with its interval.\n",
+            "Runs against each other, from the same seeds: the difference of their errors, with its interval.\n",
             markdown(pairs),
         ]
     if seeds := seed_table(results, settings.ablation, settings.seed):
