@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from results_page import PageError, Study, markdown
+from results_page import PageError, Study, in_words, markdown
 
 from agego_lib import params
 from agego_lib.datasets import TITLES
@@ -105,11 +105,10 @@ def errors(measured: dict) -> list[dict]:
 
 def told(run: dict, settings: params.Settings) -> str:
     """What made the rows of one working copy, in words, from metrics/evaluation.run.json."""
-    machine = run["machine"]
     return (
         f"Measured with the profile `{settings.run.profile}`: {settings.prepare.size} px, "
-        f"{tables.windows(settings.window)}, {settings.visual.backbone}; {machine['cores']} CPU cores "
-        f"({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}, torch {run['versions']['torch']}."
+        f"{tables.windows(settings.window)}, {settings.visual.backbone}; {in_words(run['machine'])}, torch "
+        f"{run['versions']['torch']}."
     )
 
 

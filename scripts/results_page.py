@@ -51,6 +51,11 @@ class PageError(ValueError):
     """A page that cannot be written; the message names the file and says what to do."""
 
 
+def in_words(machine):
+    """The machine of a run's manifest."""
+    return f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}"
+
+
 class Study:
     """docs/study.json: the test errors of every training of the study, by person, and what made each.
 
@@ -95,14 +100,18 @@ class Study:
             self.results[name] = {n: Remembered.of(errors) for n, errors in sets.items()}
             if name not in made:
                 continue  # made of others
-            machine, run = made[name][-1]["machine"], made[name][-1]
-            names = {"full": ("03_pose_training", "03_pose_finetuning")}.get(name)
-            names = names or (name if name.startswith("baseline_") else f"ablate_{name}",)
+            run = made[name][-1]
+            if name == "full":
+                names = ["03_pose_training", "03_pose_finetuning"]
+            else:
+                names = [name if name.startswith("baseline_") else f"ablate_{name}"]
+            # Every working copy of the study has another params.yaml than the commit.
+            changed = {file for each in made[name] for file in each["code"]["dirty"]} - {"params.yaml"}
             documents = [read_json(reports / f"{n}.ipynb", 1 << 28) for n in names]
             self.trainings[name] = {
-                "machine": f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}",
+                "machine": in_words(run["machine"]),
                 "torch": run["versions"]["torch"],
-                "commit": (run["code"]["commit"] or "unknown")[:7],
+                "commit": (run["code"]["commit"] or "unknown")[:7] + " with changes" * bool(changed),
                 "seconds": round(sum(d["metadata"]["papermill"]["duration"] or 0 for d in documents)),
             }
         self.facts |= method_facts(self.root, made)

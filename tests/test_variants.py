@@ -515,7 +515,11 @@ def working_copy(root, settings, runs):
     """What a working copy has after these runs, beside the poses."""
     (root / "params.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asdict(settings)))))
     machine = {"cores": 2, "cpu": f"processor of {root.name}", "gpu": []}
-    run = {"machine": machine, "versions": {"torch": "2"}, "code": {"commit": "0123456789"}}
+    run = {
+        "machine": machine,
+        "versions": {"torch": "2"},
+        "code": {"commit": "0123456789", "dirty": {"params.yaml": "f"}},
+    }
     for name in runs:
         write_json(root / f"metrics/{name}.run.json", run)
         report = {"pose": "03_pose_training", "finetune": "03_pose_finetuning"}.get(name)
