@@ -125,7 +125,7 @@ def tables(settings):
                 "full_long": "the same, trained on twice the passes",
                 "limb_embedding": "the paper's decoder, EgoTAP's embedding in place of Eq. 2's",
                 "rays": "rays and time in its place",
-                "rays_long": "the same, trained on twice the passes",
+                "rays_long": "the same, trained on four times the passes",
                 "rays_motion": "rays and time with the motion stream, not mirrored",
                 "rays_plain": "rays and time without any augmentation",
             },

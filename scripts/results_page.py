@@ -186,7 +186,7 @@ def parts_in_short(results, data):
     labels = {
         "full": "full model", "no_cross_attention": "no cross-attention", "no_motion": "no motion stream",
         "no_spatial": "no spatial stream", "full_long": "full model, twice the passes",
-        "rays": "decoder of rays, this suite's", "rays_long": "the same, twice the passes",
+        "rays": "decoder of rays, this suite's", "rays_long": "the same, four times the passes",
     }  # fmt: skip
     rows = []
     for name, label in labels.items():
