@@ -254,7 +254,7 @@ def compare(results, rows, figures, settings):
             if name in results and errors is None:
                 continue  # trained on the other set alone
             for (metric, title), figure in zip(HEADLINE.items(), published, strict=True):
-                row = {"row": label, "data set": data_set, "metric": f"{title} (mm)"}
+                row = {"row": label, "data set": datasets.TITLES[data_set], "metric": f"{title} (mm)"}
                 ours = change = interval = ""
                 if errors is not None:
                     ours = round(float(trainings(results, name, data_set, metric).mean()), 1)
@@ -386,7 +386,7 @@ def seed_table(results, ablation, seed):
                 table.append(
                     {
                         "row": row,
-                        "data set": data_set,
+                        "data set": datasets.TITLES[data_set],
                         "metric": f"{title} (mm)",
                         **{f"seed {s}": round(found[s], 1) if s in found else "–" for s in runs},
                         "mean": round(float(values.mean()), 1),

@@ -14,6 +14,7 @@ from torch import nn
 
 from agego_lib import params
 from agego_lib.baselines import METHODS
+from agego_lib.datasets import TITLES
 from agego_lib.datasets.features import feature_file
 from agego_lib.datasets.prepared import new_hdf5
 from agego_lib.evaluation import bootstrap_interval, load_poses, pose_errors, save_poses
@@ -185,29 +186,30 @@ def test_tables(tests, written, tmp_path, settings):
     rows = {"full": "full model", "no_motion": "without", "no_spatial": "never run", "sceneego_only": "one set"}
     table = results.compare(found, rows, paper.ABLATIONS, settings)
     assert len(table) == 3 * 2 * 3 + 3
-    assert {r["data set"] for r in table if r["row"] == "one set"} == {"sceneego"}
+    assert {r["data set"] for r in table if r["row"] == "one set"} == {"SceneEgo"}
     by_key = {(r["row"], r["data set"], r["metric"]): r for r in table}
     for data_set, folder in (("egopw", "pose"), ("sceneego", "finetune")):
-        row = by_key["without", data_set, "MPJPE (mm)"]
+        title = TITLES[data_set]
+        row = by_key["without", title, "MPJPE (mm)"]
         change = 1000 * (written["ablate/no_motion", data_set] - written[folder, data_set])
         assert row["ours, embedded data"] == round(1000 * written["ablate/no_motion", data_set], 1)
         assert float(row["change"]) == pytest.approx(change, abs=0.06)
-        assert by_key["without", data_set, "PA-MPJPE (mm)"]["to fill the gap"] == paper.gap(settings, data_set)
-        assert by_key["without", data_set, "BA-MPJPE (mm)"]["paper, real data"] == "–"
+        assert by_key["without", title, "PA-MPJPE (mm)"]["to fill the gap"] == paper.gap(settings, data_set)
+        assert by_key["without", title, "BA-MPJPE (mm)"]["paper, real data"] == "–"
         # Both poses have the true one's bones, moved as a whole.
-        assert by_key["without", data_set, "BA-MPJPE (mm)"]["ours, embedded data"] == 0
-        missing = by_key["never run", data_set, "PA-MPJPE (mm)"]
+        assert by_key["without", title, "BA-MPJPE (mm)"]["ours, embedded data"] == 0
+        missing = by_key["never run", title, "PA-MPJPE (mm)"]
         assert missing["ours, embedded data"] == "" and "make tables" in missing["to fill the gap"]
         assert missing["paper, real data"] == {"egopw": 78.8, "sceneego": 79.6}[data_set]
         # The full model was trained twice.
         both = np.mean([written[folder, data_set], written["ablate/full-3", data_set]])
-        assert by_key["full model", data_set, "MPJPE (mm)"]["ours, embedded data"] == round(1000 * both, 1)
+        assert by_key["full model", title, "MPJPE (mm)"]["ours, embedded data"] == round(1000 * both, 1)
         assert results.trainings(found, "full", data_set, "mpjpe").shape == (2, len(found["full"][data_set].mpjpe))
         assert results.changes(found, "no_motion", data_set, "mpjpe").mean() == pytest.approx(change, abs=1e-3)
-    assert by_key["full model", "egopw", "MPJPE (mm)"]["paper, real data"] == "–"
+    assert by_key["full model", "EgoPW", "MPJPE (mm)"]["paper, real data"] == "–"
 
     seeds = results.seed_table(found, SEEDED, 0)
-    first = next(r for r in seeds if r["data set"] == "egopw" and r["metric"] == "MPJPE (mm)")
+    first = next(r for r in seeds if r["data set"] == "EgoPW" and r["metric"] == "MPJPE (mm)")
     values = [1000 * written["pose", "egopw"], 1000 * written["ablate/full-3", "egopw"]]
     assert [first["seed 0"], first["seed 3"]] == pytest.approx(values, abs=0.06)
     assert first["deviation"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2), abs=0.06)
