@@ -22,7 +22,7 @@ from agego_lib.baselines import (
 from agego_lib.baselines.mo2cap2 import LOWER
 from agego_lib.datasets.features import open_features
 from agego_lib.evaluation import mean_pose
-from agego_lib.heatmaps import gaussian_heatmaps
+from agego_lib.heatmaps import decode_heatmaps, gaussian_heatmaps
 from agego_lib.metrics import mpjpe
 from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings, WindowSettings
 from agego_lib.training import fit
@@ -89,12 +89,25 @@ def test_the_depth_of_the_scene_is_there_or_missed(frames, make_sequence):
     assert set(DEPTH) <= set(METHODS)
 
 
-def test_a_map_without_a_peak_points_at_the_middle(frames, monkeypatch):
-    empty = frames.store.read(0, [0])["heatmaps"] * 0
-    monkeypatch.setattr(frames.store, "read", lambda n, f: {"heatmaps": empty, "trunk": np.zeros((1, 15, 4, 4))})
-    item = frames.frames(0, [0])
+def test_a_map_without_a_peak_points_at_the_middle(frames):
+    class Empty:
+        def read(self, number, indices):
+            return {name: 0 * value for name, value in frames.store.read(number, indices).items()}
+
+    item = FrameFeatures(frames.sequences, Empty()).frames(0, [0])
     np.testing.assert_allclose(item["pixels"], 0.5)
     assert np.isfinite(item["rays"]).all()
+
+
+def test_each_frame_has_the_peaks_of_its_own_maps(frames, monkeypatch):
+    monkeypatch.setattr("agego_lib.baselines.harness.CHUNK", 5)
+    fresh = FrameFeatures(frames.sequences, frames.store)
+    for number, indices in ((0, [11, 4, 5]), (1, [6]), (0, [0])):
+        maps = frames.store.read(number, indices)["heatmaps"].astype(np.float32)
+        peaks, _ = decode_heatmaps(maps)
+        item = fresh.frames(number, indices)
+        np.testing.assert_allclose(item["pixels"], (peaks + 0.5) / maps.shape[-1], atol=1e-6)
+        np.testing.assert_array_equal(item["heatmaps"], maps)
 
 
 def test_nearest_pose_is_scipys(frames):

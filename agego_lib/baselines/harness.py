@@ -35,6 +35,7 @@ METHODS = get_args(BaselineName)
 PSEUDO_LABELLED = ("egopw", "egopw_one_view")
 # Methods that read the depth of the scene, and the splits whose depth they read.
 DEPTH = {method: splits["egopw"] for method, (file, _, splits) in BESIDE.items() if file == "depth.npz"}
+CHUNK = 64  # frames whose heatmaps are decoded at once
 NO_DEPTH = (
     "the embedded data have it once they are rendered anew (`dvc repro`); for other data put depth.npz beside each "
     "sequence's imgs/ (datasets.sequence.read_depth) and prepare again, or leave it out of ablation.baselines"
@@ -64,25 +65,37 @@ class FrameFeatures(FrameItems):
                 f"{NO_DEPTH}"
             )
         self._lenses = [lens_of(sequence) for sequence in self.sequences]
+        self._found = {}
+
+    def _peaks(self, number):
+        """(`pixels`, `rays`) of all frames of a sequence, kept: frame by frame they take half of a step's reading."""
+        if number not in self._found:
+            sequence, parts = self.sequences[number], []
+            for start in range(0, len(sequence), CHUNK):
+                indices = np.arange(start, min(start + CHUNK, len(sequence)))
+                heatmaps = self.store.read(number, indices)["heatmaps"].astype(np.float32)
+                side = heatmaps.shape[-1]
+                places, _ = decode_heatmaps(heatmaps)
+                # A map without any value has no peak; its middle says as little.
+                places = np.where(np.isnan(places), (side - 1) / 2, places)
+                rays = sequence.camera.unproject(sequence.view.to_full(places, side), np.ones(places.shape[:-1]))
+                parts.append((((places + 0.5) / side).astype(np.float32), rays.astype(np.float32)))
+            self._found[number] = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return self._found[number]
 
     def frames(self, number, indices):
         """Frames `indices` (n,) of sequence `number` -> dict of arrays (n, ...)."""
         sequence, features = self.sequences[number], self.store.read(number, indices)
-        heatmaps = features["heatmaps"].astype(np.float32)
-        side = heatmaps.shape[-1]
-        places, _ = decode_heatmaps(heatmaps)
-        # A map without any value has no peak; its middle says as little.
-        places = np.where(np.isnan(places), (side - 1) / 2, places)
-        rays = sequence.camera.unproject(sequence.view.to_full(places, side), np.ones(places.shape[:-1]))
+        pixels, rays = (found[indices] for found in self._peaks(number))
         lens = self._lenses[number]
         return {
-            **({} if lens is None else {"lens": np.tile(lens, (len(heatmaps), 1))}),
+            **({} if lens is None else {"lens": np.tile(lens, (len(indices), 1))}),
             **({"depth": sequence.depth[indices].astype(np.float32)} if self.depth else {}),
             **self._zoomed(number, indices),
-            "heatmaps": heatmaps,
+            "heatmaps": features["heatmaps"].astype(np.float32),
             "trunk": features["trunk"].astype(np.float32),
-            "pixels": ((places + 0.5) / side).astype(np.float32),
-            "rays": rays.astype(np.float32),
+            "pixels": pixels,
+            "rays": rays,
             "joints_3d": sequence.joints_3d[indices],
         }
 

@@ -90,7 +90,8 @@ class FeatureStore:
                 for name in file:
                     check_dataset(file, name, np.float16, (None,) * 4)  # (frames, C, h, w)
                 # Contiguous data sets can be mapped by offset, which needs no HDF5 handle in each worker.
-                places = {name: (path, data.shape, data.id.get_offset()) for name, data in file.items()}
+                # A Path would be resolved anew at each reading.
+                places = {name: (str(path), data.shape, data.id.get_offset()) for name, data in file.items()}
         except (OSError, ValueError) as error:
             fault = hdf5_fault(error, "run `dvc repro features`")
             raise FeatureError(f"{path}: no readable features {fault}") from None
