@@ -16,6 +16,7 @@ from agego_lib.evaluation.complexity import complexity
 from agego_lib.files import read_json, replacing
 from agego_view import paper
 from agego_view.tables import (
+    REPEATED,
     Remembered,
     compare,
     data_name,
@@ -180,9 +181,9 @@ def in_short(rows, data):
     return found
 
 
-def parts_in_short(results, data):
+def parts_in_short(study, data):
     """Tables 4 and 5 and the decoder beside the paper's, as README has room for them: one row a run."""
-    found = measured(results)
+    found = measured(study.results)
     labels = {
         "full": "full model", "no_cross_attention": "no cross-attention", "no_motion": "no motion stream",
         "no_spatial": "no spatial stream", "full_long": "full model, twice the passes",
@@ -192,13 +193,21 @@ def parts_in_short(results, data):
     for name, label in labels.items():
         if name not in found:
             continue
-        row = {"row": label, "trainings": found[name]["egopw"]["trainings"]}
+        seconds = [made["seconds"] for key, made in study.trainings.items() if REPEATED.sub("", key) == name and made]
+        row = {
+            "row": label,
+            "trainings": found[name]["egopw"]["trainings"],
+            "minutes of each": f"{sum(seconds) / len(seconds) / 60:.0f}" if seconds else "–",
+        }
         for data_set, title in TITLES.items():
-            entry = found[name][data_set]
-            row[f"{title}, {data}: MPJPE"] = f"{entry['mpjpe_mm']:.1f}"
-            change = entry.get("change", {}).get("pa_mpjpe")
-            interval = " ({low:+.1f} to {high:+.1f})".format_map(change) if change else ""
-            row[f"{title}: PA-MPJPE (its change)"] = f"{entry['pa_mpjpe_mm']:.1f}{interval}"
+            entry, full = found[name][data_set], found["full"][data_set]
+            more = dict.fromkeys(("mpjpe", "pa_mpjpe"), "")
+            if change := entry.get("change"):
+                more = {m: f" ({100 * (entry[f'{m}_mm'] / full[f'{m}_mm'] - 1):+.0f}%" for m in more}
+                more["mpjpe"] += ")"
+                more["pa_mpjpe"] += "; {low:+.1f} to {high:+.1f})".format_map(change["pa_mpjpe"])
+            row[f"{title}, {data}: MPJPE"] = f"{entry['mpjpe_mm']:.1f}{more['mpjpe']}"
+            row[f"{title}: PA-MPJPE"] = f"{entry['pa_mpjpe_mm']:.1f}{more['pa_mpjpe']}"
             row[f"{title}: acceleration"] = f"{entry['acceleration_mm']:.1f}"
         figures = [paper.ABLATIONS.get(name, {}).get(data_set, (None, None))[1] for data_set in TITLES]
         rows.append(row | {"paper, real data: PA-MPJPE": " / ".join(str(figure or "–") for figure in figures)})

@@ -567,6 +567,13 @@ def test_the_study_grows_from_several_working_copies(tests, written, tmp_path, s
                 assert entry["change"][measure] == pytest.approx(values, abs=0.02)
             entry.pop("change", None)
             assert entry == pytest.approx(expected, abs=0.02)
+    for sets in study.results.values():
+        for errors in sets.values():
+            errors.means["pa_mpjpe"] = errors.means["mpjpe"]  # these poses, moved as a whole, have none
+    full, without = results_page.parts_in_short(study, "embedded data")
+    assert [full["trainings"], full["minutes of each"], without["minutes of each"]] == [2, "45", "30"]
+    ours, base = (whole[name]["egopw"]["mpjpe_mm"] for name in ("no_motion", "full"))
+    assert without["EgoPW, embedded data: MPJPE"] == f"{ours:.1f} ({100 * (ours - base) / base:+.0f}%)"
     lines = (tmp_path / "docs/study.json").read_text().splitlines()
     assert sum(line.startswith('    "') for line in lines) == 4
     working_copy(tmp_path, replace(settings, seed=5), [])
