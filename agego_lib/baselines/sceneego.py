@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .base import Baseline, Context
+from .base import Baseline, Context, images
 from .egowholemocap import soft_argmax
 from .lens import project, unproject
 
@@ -120,7 +120,7 @@ class SceneEgo(Baseline):
 
     def logits(self, batch, depth):
         """(B, J, N)"""
-        maps, trunk = batch["heatmaps"], batch["trunk"]
+        maps, trunk = images(batch)
         logarithm = maps.clamp_min(LOWEST).log() - math.log(LOWEST)  # zero where nothing is, as outside the view
         grown = F.interpolate(self.from_trunk(trunk), maps.shape[-2:], mode="bilinear", align_corners=False)
         features = F.relu(grown + self.from_maps(logarithm))
