@@ -208,10 +208,16 @@ def parts_in_short(study, data):
                 more["pa_mpjpe"] += "; {low:+.1f} to {high:+.1f})".format_map(change["pa_mpjpe"])
             row[f"{title}, {data}: MPJPE"] = f"{entry['mpjpe_mm']:.1f}{more['mpjpe']}"
             row[f"{title}: PA-MPJPE"] = f"{entry['pa_mpjpe_mm']:.1f}{more['pa_mpjpe']}"
-            row[f"{title}: acceleration"] = f"{entry['acceleration_mm']:.1f}"
+            row[f"{title}: acceleration"] = f"{entry['acceleration_mm']:.2f}"
         figures = [paper.ABLATIONS.get(name, {}).get(data_set, (None, None))[1] for data_set in TITLES]
         rows.append(row | {"paper, real data: PA-MPJPE": " / ".join(str(figure or "–") for figure in figures)})
-    return rows
+    still = {"row": "the training people's mean pose, for every frame"} | dict.fromkeys(list(rows[0])[1:], "–")
+    for data_set, title in TITLES.items():
+        entry = study.evaluation[data_set]["mean_pose"]
+        still[f"{title}, {data}: MPJPE"] = f"{entry['mpjpe_mm']:.1f}"
+        still[f"{title}: PA-MPJPE"] = f"{entry['pa_mpjpe_mm']:.1f}"
+        still[f"{title}: acceleration"] = f"{entry['acceleration_mm']:.2f}"
+    return [*rows, still]
 
 
 def protocol(evaluation, settings):
@@ -309,7 +315,7 @@ def main():
     ]
     PAGE.write_text("\n".join(parts))
     data = data_name(settings)
-    short = {"protocol": protocol(study.evaluation, settings), "parts": parts_in_short(results, data)}
+    short = {"protocol": protocol(study.evaluation, settings), "parts": parts_in_short(study, data)}
     repeated = {
         f"baseline_{name}-{seed}" for name in settings.ablation.reseeded_baselines for seed in settings.ablation.seeds
     }

@@ -570,7 +570,10 @@ def test_the_study_grows_from_several_working_copies(tests, written, tmp_path, s
     for sets in study.results.values():
         for errors in sets.values():
             errors.means["pa_mpjpe"] = errors.means["mpjpe"]  # these poses, moved as a whole, have none
-    full, without = results_page.parts_in_short(study, "embedded data")
+    still = {"mpjpe_mm": 300.0, "pa_mpjpe_mm": 130.0, "acceleration_mm": 15.339}
+    study.evaluation = {key: {"mean_pose": still} for key in ("egopw", "sceneego")}
+    full, without, mean = results_page.parts_in_short(study, "embedded data")
+    assert full.keys() == without.keys() == mean.keys() and mean["SceneEgo: acceleration"] == "15.34"
     assert [full["trainings"], full["minutes of each"], without["minutes of each"]] == [2, "45", "30"]
     ours, base = (whole[name]["egopw"]["mpjpe_mm"] for name in ("no_motion", "full"))
     assert without["EgoPW, embedded data: MPJPE"] == f"{ours:.1f} ({100 * (ours - base) / base:+.0f}%)"
