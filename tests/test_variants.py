@@ -491,6 +491,8 @@ def test_claims_are_judged_by_their_intervals():
     ):  # fmt: skip
         assert page.verdict(changes, 3) == said
     assert page.verdict([worse], 1) == "undecided here: one training"
+    assert page.verdict([better], 3, learning=True) == "undecided here: the full model was still learning"
+    assert page.verdict([worse], 3, learning=True) == "confirmed here"
     # Every measure is one that the metrics have, every row one that can be asked for.
     assert {measure for *_, measures in page.CLAIMS for measure in measures} <= set(results.MEASURES)
     assert {row for _, row, _ in page.CLAIMS} <= {*ABLATIONS, *CHANGES, *LOSSES, "sceneego_only"}
@@ -508,6 +510,10 @@ def test_claims_are_judged_by_their_intervals():
     assert motion["without it, paper, real data (mm)"] == "+14.1"
     assert by_key["Heatmap features help", "SceneEgo"]["verdict"] == "refuted here"
     assert by_key["Cross-attention helps", "EgoPW"]["verdict"] == "not run here"
+    for more, said in ((-5.0, "undecided here: the full model was still learning"), (0.5, "refuted here")):
+        found = {"full": full, "no_spatial": entry(-5.0), "full_long": entry(more)}
+        by_key = {(row["claim"].split(" (")[0], row["tested on"]): row for row in page.table(found, "embedded data")}
+        assert by_key["Heatmap features help", "SceneEgo"]["verdict"] == said
     assert page.markdown(rows).count("\n") == len(rows) + 2
     whole = {"mpjpe_mm": 150.0, "pa_mpjpe_mm": 100.0, "long_unseen_mm": 120.0}
     errors = page.errors({row: {"egopw": entry(5.0)["egopw"] | whole} for row in ("full", "no_motion")})
