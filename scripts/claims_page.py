@@ -37,15 +37,16 @@ PAPERS = {
 }
 
 
-def verdict(changes: list[dict], trainings: int, learning: bool = False) -> str:
+def verdict(changes: list[dict], trainings: int, learning: bool | None = False) -> str:
     """What intervals of "how much worse without", mm, say of a claim: all must leave zero out to confirm it, one to
-    refute it, for which the full model must also have learned what it can."""
+    refute it, for which the full model must also be known not to be learning any more (None: not known)."""
     if trainings < FEWEST:
         return "undecided here: one training"
     if all(change["low"] > 0 for change in changes):
         return "confirmed here"
     if any(change["high"] < 0 for change in changes):
-        return "undecided here: the full model was still learning" if learning else "refuted here"
+        undecided = "undecided here: the full model {} still learning"
+        return {True: undecided.format("was"), None: undecided.format("may have been"), False: "refuted here"}[learning]
     return "undecided here"
 
 
@@ -75,7 +76,8 @@ def table(measured: dict, data: str) -> list[dict]:
                 change = changes[0]
                 ours, interval = f"{change['mean']:+.1f}", f"{change['low']:+.1f} to {change['high']:+.1f}"
                 trainings = min(found["trainings"], measured["full"][data_set]["trainings"])
-                said = verdict(changes, trainings, still_learning(measured, data_set) is not None)
+                known = data_set in measured.get("full_long", {})
+                said = verdict(changes, trainings, still_learning(measured, data_set) is not None if known else None)
             rows.append(
                 {
                     "claim": claim,
