@@ -12,10 +12,12 @@ DISTANCES = 16  # bins along a ray
 
 def soft_argmax(logits):
     """Logits (B, J, D, h, w) -> expected (u, v), shares of the side (B, J, 2), and distance, of its axis (B, J)."""
-    middles = [(torch.arange(n, dtype=logits.dtype, device=logits.device) + 0.5) / n for n in logits.shape[-3:]]
+    middles = [(torch.arange(n, device=logits.device) + 0.5) / n for n in logits.shape[-3:]]
     distances, v, u = torch.meshgrid(*middles, indexing="ij")
-    # One product instead of three sums over the volume: with its gradients half the time on a CPU.
-    expected = logits.flatten(2).softmax(-1) @ torch.stack([u, v, distances], dim=-1).flatten(0, 2)
+    # One product instead of three sums over the volume: with its gradients half the time on a CPU. Where a run is in
+    # half precision, a product would be too, in which the shares of so many voxels are lost.
+    with torch.autocast(logits.device.type, enabled=False):
+        expected = logits.float().flatten(2).softmax(-1) @ torch.stack([u, v, distances], dim=-1).flatten(0, 2)
     return expected[..., :2], expected[..., 2]
 
 

@@ -72,8 +72,8 @@ class FrameFeatures(FrameItems):
         if number not in self._found:
             sequence, parts = self.sequences[number], []
             for start in range(0, len(sequence), CHUNK):
-                indices = np.arange(start, min(start + CHUNK, len(sequence)))
-                heatmaps = self.store.read(number, indices)["heatmaps"].astype(np.float32)
+                # A slice of a mapped file reads nothing of the trunk, which is not looked at.
+                heatmaps = self.store.read(number, slice(start, start + CHUNK))["heatmaps"].astype(np.float32)
                 side = heatmaps.shape[-1]
                 places, _ = decode_heatmaps(heatmaps)
                 # A map without any value has no peak; its middle says as little.

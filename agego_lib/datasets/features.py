@@ -104,7 +104,7 @@ class FeatureStore:
         return places
 
     def read(self, sequence, frames):
-        """Features of frames (T,) of one sequence -> dict of float16 arrays (T, ...)."""
+        """Features of frames (T,), or a slice of them, of one sequence -> dict of float16 arrays (T, ...)."""
         return {
             name: np.memmap(path, np.float16, "r", offset, shape)[frames]
             for name, (path, shape, offset) in self._places[sequence].items()
