@@ -82,6 +82,7 @@ class Run:
 def plan(settings, run, seed=None):
     """The Run named `run`: "pose", "finetune", "sceneego_only", or a row of ABLATIONS, CHANGES or LOSSES.
 
+    "sceneego_only" passes over SceneEgo as often as the other rows pass over both sets together.
     seed: given for a repetition of a row with another seed. Raises ValueError for another name.
     """
     known = ("pose", "finetune", "sceneego_only", *ABLATIONS, *CHANGES, *LOSSES)
@@ -92,9 +93,10 @@ def plan(settings, run, seed=None):
         settings, place = replace(settings, seed=seed), f"{place}-{seed}"
     if run in CHANGES:
         settings = CHANGES[run](settings)
+    alone = replace(settings.pose, epochs=settings.pose.epochs + settings.finetune.epochs)
     steps = {
         "pose": (("egopw", settings.pose),),
         "finetune": (("sceneego", settings.finetune),),
-        "sceneego_only": (("sceneego", settings.pose),),
+        "sceneego_only": (("sceneego", alone),),
     }.get(run, (("egopw", settings.pose), ("sceneego", settings.finetune)))
     return Run(settings, place, run if run in ABLATIONS else "full", steps, LOSSES.get(run))
