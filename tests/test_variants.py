@@ -490,11 +490,11 @@ def test_claims_are_judged_by_their_intervals():
         ([worse], "confirmed here"), ([better], "refuted here"), ([either], "undecided here"),
         ([worse, worse], "confirmed here"), ([worse, either], "undecided here"), ([worse, better], "refuted here"),
     ):  # fmt: skip
-        assert page.verdict(changes, 3) == said
-    assert page.verdict([worse], 1) == "undecided here: one training"
-    assert page.verdict([better], 3, learning=True) == "undecided here: the full model was still learning"
-    assert page.verdict([better], 3, learning=None) == "undecided here: the full model may have been still learning"
-    assert page.verdict([worse], 3, learning=True) == "confirmed here"
+        assert page.verdict(changes, 3, either) == said
+    assert page.verdict([worse], 1, either) == "undecided here: one training"
+    assert page.verdict([better], 3, better) == "undecided here: the full model was still learning"
+    assert page.verdict([better], 3, None) == "undecided here: full_long was not run"
+    assert page.verdict([worse], 3, better) == "confirmed here"
     # Every measure is one that the metrics have, every row one that can be asked for.
     assert {measure for *_, measures in page.CLAIMS for measure in measures} <= set(results.MEASURES)
     assert {row for _, row, _ in page.CLAIMS} <= {*ABLATIONS, *CHANGES, *LOSSES, "sceneego_only"}
@@ -511,7 +511,7 @@ def test_claims_are_judged_by_their_intervals():
     # The paper, Table 4: 90.8 without, 76.7 with.
     assert motion["without it, paper, real data (mm)"] == "+14.1"
     # Nobody tried more passes.
-    unknown = "undecided here: the full model may have been still learning"
+    unknown = "undecided here: full_long was not run"
     assert by_key["Heatmap features help", "SceneEgo"]["verdict"] == unknown
     assert by_key["Cross-attention helps", "EgoPW"]["verdict"] == "not run here"
     for more, said in ((-5.0, "undecided here: the full model was still learning"), (0.5, "refuted here")):
