@@ -118,7 +118,8 @@ def test_protocol(settings):
     assert plan(settings, "pose").steps == both[:1] and plan(settings, "finetune").steps == both[1:]
     assert plan(settings, "no_motion").steps == both == plan(settings, "full", 3).steps
     ((name, alone),) = plan(settings, "sceneego_only").steps
-    assert (name, alone.epochs, alone.lr) == ("sceneego", settings.pose.epochs + settings.finetune.epochs, settings.pose.lr)
+    both_passes = settings.pose.epochs + settings.finetune.epochs
+    assert (name, alone.epochs, alone.lr) == ("sceneego", both_passes, settings.pose.lr)
     assert plan(settings, "no_motion").switches == "no_motion" and plan(settings, "window_half").switches == "full"
     assert plan(settings, "heatmap_mse").loss == "mse" and plan(settings, "no_motion").loss is None
     places = {run: plan(settings, run).place for run in ("pose", "finetune", "no_motion")}
