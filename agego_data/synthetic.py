@@ -51,7 +51,8 @@ PICKLE_PROTOCOL = 4
 class Job:
     """One sequence to render. bodies: the wearer's own, or those that his is a mixture of. test, unseen: whether the
     mount, the motion is of those that never train. entropy: what seeds its generator; actor_entropy: what seeds the
-    wearer's looks. hidden_stretches, others: as in `render_datasets`; pool: the bodies that another person may have."""
+    wearer's looks. hidden_stretches, others, step: as in `render_datasets`; pool: the bodies that another person may
+    have."""
 
     dataset: str
     folder: str
@@ -66,6 +67,7 @@ class Job:
     unseen: bool = False
     hidden_stretches: float = 0.0
     others: float = 0.0
+    step: int = 1
     pool: tuple = ()
 
 
@@ -201,7 +203,8 @@ def _render(job, sources, out, progress=None):
     rng = np.random.default_rng(np.random.SeedSequence(job.entropy))
     bodies, clips = _sources(str(sources))
     viewer, body = _viewer(str(sources), job.scale), wearer(bodies, job)
-    take = make_take(body, clips, job.dataset, rng, job.frames, job.test, job.unseen, job.hidden_stretches)
+    count = job.frames * job.step
+    take = make_take(body, clips, job.dataset, rng, count, job.test, job.unseen, job.hidden_stretches)
     person, wardrobe = (
         np.random.default_rng(np.random.SeedSequence(entropy)) for entropy in (job.actor_entropy, (*job.entropy, 1))
     )
@@ -213,7 +216,8 @@ def _render(job, sources, out, progress=None):
         other = find_other(company, other, clips, take, stage.room, viewer.camera, job.unseen)
         stage = stage if other is None else stage.joined_by(other)
     first = int(rng.integers(0, 60)) if job.dataset == "sceneego" else 0
-    names = [f"img_{first + i:06d}.jpg" for i in range(job.frames)]
+    shown = np.arange(0, count, job.step)
+    names = [f"img_{first + i:06d}.jpg" for i in shown]
     # At most one frame in a hundred is lost on disk or has no pose, as in the real data.
     spoilt = rng.choice(job.frames, job.frames // 100, replace=False)
     lost = int(rng.integers(0, min(2, len(spoilt)) + 1))
@@ -221,17 +225,18 @@ def _render(job, sources, out, progress=None):
 
     folder = Path(out) / job.folder
     (folder / "imgs").mkdir(parents=True)
-    pixels = viewer.full.project(take.joints)
+    joints = take.joints[shown]
+    pixels = viewer.full.project(joints)
     hidden = np.zeros(pixels.shape[:2], bool)
-    for i, name in enumerate(names):
-        image, worn, hidden[i] = draw_frame(viewer, stage, take, i)
-        if i == 0:
+    for number, (i, name) in enumerate(zip(shown, names, strict=True)):
+        image, worn, hidden[number] = draw_frame(viewer, stage, take, i)
+        if number == 0:
             alone = image if stage.other is None else draw_frame(viewer, replace(stage, other=None), take, i)[0]
             curve = optics.curve(alone)
         image = optics.smeared(image, worn, _move(viewer, take, i))
         light = 1.0 if take.stretches is None else take.stretches.light[i]
         image = optics.finish(image, curve, take.camera_turns[i], viewer, wardrobe, light)
-        if i not in missing:
+        if number not in missing:
             target = folder / "imgs" / name
             if not cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, optics.quality]):
                 raise OSError(f"{target}: the image could not be written; is the disk full or the folder read-only?")
@@ -239,31 +244,32 @@ def _render(job, sources, out, progress=None):
             progress(1)
     in_image = viewer.full.in_image(pixels)
     if take.stretches is not None:
-        hidden |= take.stretches.dark[:, None] & in_image
+        hidden |= take.stretches.dark[shown, None] & in_image
     np.savez_compressed(folder / "visibility.npz", frame_names=np.array(names), in_image=in_image, hidden=hidden)
     sounder = _sounder(str(sources), job.scale)
     # Whole centimetres are enough, and take half the room.
-    scene = np.stack([distances(sounder, stage, take, i) for i in range(job.frames)]).round(2).astype(np.float16)
+    scene = np.stack([distances(sounder, stage, take, i) for i in shown]).round(2).astype(np.float16)
     np.savez_compressed(folder / "depth.npz", frame_names=np.array(names), distance=scene)
     if stage.other is not None:
-        away = stage.other.joints - take.camera_places[:, None]
-        joints = np.einsum("tij,tni->tnj", take.camera_turns, away)
-        np.savez_compressed(folder / "other.npz", frame_names=np.array(names), joints_3d=joints)
+        away = stage.other.joints[shown] - take.camera_places[shown, None]
+        theirs = np.einsum("tij,tni->tnj", take.camera_turns[shown], away)
+        np.savez_compressed(folder / "other.npz", frame_names=np.array(names), joints_3d=theirs)
     if job.dataset == "egopw" and not job.test:
         from_outside = np.random.default_rng(np.random.SeedSequence((*job.entropy, 3)))
-        arrays, *_ = outside_view(from_outside, body.joints(take.starts), stage.room.bounds, take.fps)
+        seen = body.joints(take.starts[shown])
+        arrays, *_ = outside_view(from_outside, seen, stage.room.bounds, take.fps / job.step)
         np.savez_compressed(folder / "outside.npz", frame_names=np.array(names), **arrays)
     with open(folder / "actions.csv", "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([("frame", "action"), *zip(names, take.actions.tolist(), strict=True)])
+        writer.writerows([("frame", "action"), *zip(names, take.actions[shown].tolist(), strict=True)])
     write = _write_egopw if job.dataset == "egopw" else _write_sceneego
-    write(folder, job, rng, names, take.joints, pixels, no_pose, first)
+    write(folder, job, rng, names, joints, pixels, no_pose, first)
     return job.frames - len(missing)
 
 
 def _write_egopw(folder, job, rng, names, joints, pixels, no_pose, first):
     """pseudo_gt.pkl: poses with smooth noise, as of an imperfect optimisation; some are NaN. Pixels off by about 1."""
-    seconds = np.arange(len(names)) / 30
+    seconds = np.arange(len(names)) * job.step / 30
     noise = smooth_noise(rng, seconds, 45, 1.5).reshape(-1, 15, 3) * job.label_noise_mm / 1000 / np.sqrt(3)
     shift = smooth_noise(rng, seconds, 30, 1.5).reshape(-1, 15, 2) * job.scale / np.sqrt(2)
     poses = joints + noise
@@ -284,7 +290,7 @@ def _write_sceneego(folder, job, rng, names, joints, pixels, no_pose, first):
     intrinsics = np.array([[1500.0, 0, 960], [0, 1500, 540], [0, 0, 1]])
     entries = [
         {
-            "ext_id": first + i - ego + ext,
+            "ext_id": first + i * job.step - ego + ext,
             "ego_pose_gt": None if i in no_pose else joints[i],
             "calib_board_pose": board,
             "ext_pose_gt": joints[i] @ outside[:3, :3].T + outside[:3, 3],
@@ -376,6 +382,7 @@ def render_datasets(
     label_noise_mm=10.0,
     hidden_stretches=0.0,
     others=0.0,
+    step=1,
     workers=1,
     progress=None,
 ):
@@ -390,6 +397,7 @@ def render_datasets(
     tray, the arms behind the back, or no light; all else (legs, mounts, rooms, clothes, lenses) is as without them.
     others: probability that in a sequence another person, with a body of the same split, stands or walks before the
     wearer (others.py); all else is as without. Where no place is free for one, there is none.
+    step: frames are so many of 25 or 30 a second apart: more poses for as much drawing, where no motion is learned.
     workers: processes; the bytes written do not depend on it. progress: called with the number of frames newly done.
 
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
@@ -409,6 +417,8 @@ def render_datasets(
         raise ValueError(f"scale={scale}; expected above 0 and at most 1")
     if frames_per_sequence < 2 or workers < 1:
         raise ValueError(f"frames_per_sequence={frames_per_sequence}, workers={workers}; expected at least 2 and 1")
+    if step < 1:
+        raise ValueError(f"step={step}; expected at least 1")
     if not 0 <= hidden_stretches <= MAX_SHARE:
         raise ValueError(f"hidden_stretches={hidden_stretches}; expected 0 to {MAX_SHARE}")
     if not 0 <= others <= 1:
@@ -418,7 +428,7 @@ def render_datasets(
     sources, out = Path(sources).resolve(), Path(out)
     bodies, _ = _sources(str(sources))
     camera = _viewer(str(sources), scale).full
-    hard = {"hidden_stretches": hidden_stretches, "others": others}
+    hard = {"hidden_stretches": hidden_stretches, "others": others, "step": step}
     plan = _plan(counts, len(bodies), seed, frames_per_sequence, scale, label_noise_mm, **hard)
     for dataset in ("egopw", "sceneego"):
         _clear(out / dataset)

@@ -123,6 +123,7 @@ class RenderSettings:
 
     hidden_stretches: about this share of the time, joints are hidden on purpose (agego_data/stretches.py).
     others: probability that in a sequence another person is in view (agego_data/others.py).
+    step: how many frames of 25 or 30 a second the rendered ones are apart. More than one for heatmaps alone.
     """
 
     scale: _number(float, ge=0.1, le=1.0)
@@ -134,6 +135,7 @@ class RenderSettings:
     label_noise_mm: NotNegative
     hidden_stretches: _number(float, ge=0, le=0.5)
     others: _number(float, ge=0, le=1)
+    step: Count
 
 
 @section

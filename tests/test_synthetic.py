@@ -345,10 +345,42 @@ def test_a_set_that_is_not_whole_cannot_be_prepared(sources, tmp_path, monkeypat
 
 
 def test_settings_out_of_range_are_refused(sources, tmp_path):
-    for wrong in ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_test": (3, 0)}):
+    outside = ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_test": (3, 0)}, {"step": 0})
+    for wrong in outside:
         with pytest.raises(ValueError, match="expected"):
             synthetic.render_datasets(sources, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dataset", ["egopw", "sceneego"])
+def test_frames_apart_are_those_of_the_same_take(sources, tmp_path, dataset):
+    found = {}
+    for step, frames in ((1, 20), (4, 5)):
+        job = synthetic.Job(dataset, str(step), "x1", (4,), (3, 1, 0, 1), (9, 2), frames, 0.2, 0.0, step=step)
+        assert synthetic._render(job, sources, tmp_path) == frames
+        folder = tmp_path / str(step)
+        kept = dict(np.load(folder / "visibility.npz")) | {"scene": np.load(folder / "depth.npz")["distance"]}
+        pictures = [cv2.imread(str(folder / "imgs" / name)).astype(float) for name in kept["frame_names"]]
+        label = {"egopw": "pseudo_gt.pkl", "sceneego": "local_pose_gt.pkl"}[dataset]
+        entries = pickle.loads((folder / label).read_bytes())
+        if dataset == "egopw":
+            kept["poses"] = np.array([e["optimized_local_pose"] for e in entries])
+            assert [e["image_name"] for e in entries] == kept["frame_names"].tolist()
+        else:
+            kept["poses"] = np.array([e["ego_pose_gt"] for e in entries])
+            apart = json.loads((folder / "syn.json").read_text())
+            names = [f"img_{e['ext_id'] - apart['ext'] + apart['ego']:06d}.jpg" for e in entries]
+            assert names == kept["frame_names"].tolist()
+        found[step] = kept | {"pictures": np.array(pictures)}
+    dense, sparse = found.values()
+    for name in sparse:
+        expected = dense[name][::4]
+        if name == "pictures":
+            # Of other sensor noise.
+            others = [np.abs(sparse[name] - dense[name][i::4]).mean() for i in (1, 2, 3)]
+            assert np.abs(sparse[name] - expected).mean() < 0.8 * min(others)
+        else:
+            np.testing.assert_array_equal(sparse[name], expected)
 
 
 def test_plan_keeps_test_people_and_actions_out_of_training(people):
