@@ -200,10 +200,12 @@ def parts_in_short(study, data):
             "minutes of each": f"{sum(seconds) / len(seconds) / 60:.0f}" if seconds else "–",
         }
         for data_set, title in TITLES.items():
-            entry, full = found[name][data_set], found["full"][data_set]
+            entry = found[name][data_set]
             more = dict.fromkeys(("mpjpe", "pa_mpjpe"), "")
             if change := entry.get("change"):
-                more = {m: f" ({100 * (entry[f'{m}_mm'] / full[f'{m}_mm'] - 1):+.0f}%" for m in more}
+                # From the full model's trainings of the same seeds, as the interval is.
+                base = {m: entry[f"{m}_mm"] - change[m]["mean"] for m in more}
+                more = {m: f" ({100 * change[m]['mean'] / base[m]:+.0f}%" for m in more}
                 more["mpjpe"] += ")"
                 more["pa_mpjpe"] += "; {low:+.1f} to {high:+.1f})".format_map(change["pa_mpjpe"])
             row[f"{title}, {data}: MPJPE"] = f"{entry['mpjpe_mm']:.1f}{more['mpjpe']}"
