@@ -274,7 +274,8 @@ class EvaluateSettings:
 
 RowName = Literal[
     "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
-    "limb_embedding", "full_long", "rays", "rays_long", "rays_motion", "rays_plain",
+    "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long", "no_spatial_long", "rays", "rays_long",
+    "rays_motion", "rays_plain",
 ]  # fmt: skip
 
 

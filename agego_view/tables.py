@@ -110,6 +110,15 @@ def tables(settings):
             },
             paper.ABLATIONS,
         ),
+        "parts, longer": (
+            {
+                "full_long": "full model, twice the passes",
+                "no_cross_attention_long": "no cross-attention, twice the passes",
+                "no_motion_long": "no motion stream, twice the passes",
+                "no_spatial_long": "no spatial stream, twice the passes",
+            },
+            {},
+        ),
         "loss": (
             {"full": f"heatmaps by {loss}", f"heatmap_{other}": f"heatmaps by {other}"},
             {"full": paper.LOSSES[loss], f"heatmap_{other}": paper.LOSSES[other]},
@@ -122,7 +131,6 @@ def tables(settings):
         "beyond": (
             {
                 "full": "the paper's decoder",
-                "full_long": "the same, trained on twice the passes",
                 "limb_embedding": "the paper's decoder, EgoTAP's embedding in place of Eq. 2's",
                 "rays": "rays and time in its place",
                 "rays_long": "the same, trained on four times the passes",
@@ -223,15 +231,21 @@ def _values(errors, metric):
     return errors.distance[where], [int(part.sum()) for part in np.split(where, np.cumsum(errors.lengths)[:-1])]
 
 
-def changes(results, name, data_set, metric, base="full"):
-    """How much larger an error is than the full model's or another run's, by the seeds that both have -> (S, F), as
+def base_of(name):
+    """The run that another is set against: the full model, on twice the passes for rows of Tables 4 and 5 on those."""
+    longer = {f"{row}_long" for row in paper.ABLATIONS if row != "full"}
+    return "full_long" if name in longer else "full"
+
+
+def changes(results, name, data_set, metric, base=None):
+    """How much larger an error is than that of `base_of` or of another run, by the seeds that both have -> (S, F), as
     `trainings`."""
-    own, other = (_of_each(results, key, data_set) for key in (name, base))
+    own, other = (_of_each(results, key, data_set) for key in (name, base or base_of(name)))
     both = [end for end in own if end in other]
     return np.stack([_values(own[end], metric)[0] - _values(other[end], metric)[0] for end in both])
 
 
-def mean_change(results, name, data_set, metric, base="full"):
+def mean_change(results, name, data_set, metric, base=None):
     """Mean of `changes`, and its 95 % interval over people and trainings -> (mean, low, high)."""
     difference, full = changes(results, name, data_set, metric, base), results["full"][data_set]
     return float(difference.mean()), *bootstrap_interval(difference, _values(full, metric)[1], full.people)
@@ -242,8 +256,8 @@ def compare(results, rows, figures, settings):
 
     rows: {name of a run: label}. figures: the paper's, {name: {data set: (MPJPE, PA-MPJPE)}}, None for what it has not.
     settings: those of the full model's run. A run that was not made says what would make it.
-    Where a run was repeated with other seeds, "ours" is the mean over them. "change" is the mean difference from the
-    full model, frame by frame, with its 95 % interval over people, and over the seeds that both have.
+    Where a run was repeated with other seeds, "ours" is the mean over them. "change" is the mean difference from
+    `base_of` it, frame by frame, with its 95 % interval over people, and over the seeds that both have.
     """
     table = []
     for name, label in rows.items():
@@ -258,7 +272,7 @@ def compare(results, rows, figures, settings):
                 ours = change = interval = ""
                 if errors is not None:
                     ours = round(float(trainings(results, name, data_set, metric).mean()), 1)
-                    if name != "full":
+                    if name != "full" and base_of(name) in results:
                         mean, low, high = mean_change(results, name, data_set, metric)
                         change, interval = f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
                 gap = "" if figure is None else paper.gap(settings, data_set)
@@ -397,7 +411,7 @@ def seed_table(results, ablation, seed):
 
 
 def measured(results):
-    """Every run's errors and how far they are from the full model's, for metrics/ablations.json.
+    """Every run's errors and how far they are from those of `base_of` it, for metrics/ablations.json.
 
     -> {run: {data set: {"<measure>_mm": mean over its trainings, "trainings": how many, "change": {measure:
     {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the data know and the acceleration error, which
@@ -417,7 +431,7 @@ def measured(results):
             if all("acceleration_mm" in errors.whole for errors in found):
                 entry["acceleration_mm"] = round(float(np.mean([e.whole["acceleration_mm"] for e in found])), 2)
             out[name][data_set] = entry | {"trainings": len(found)}
-            if name != "full":
+            if name != "full" and base_of(name) in results:
                 found = {m: mean_change(results, name, data_set, m) for m in values}
                 keys = ("mean", "low", "high")
                 out[name][data_set]["change"] = {

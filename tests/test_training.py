@@ -453,6 +453,7 @@ def test_make_fabric_seeds_and_sets_threads():
         training.make_fabric(ENGINE, seed)
         drawn.append((torch.rand(3).tolist(), np.random.rand()))
         assert torch.get_num_threads() == 1
+        assert torch.full((16,), 1e-40).mul(2).count_nonzero() == 0
     assert drawn[0] == drawn[1] != drawn[2]
 
 

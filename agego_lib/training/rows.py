@@ -57,8 +57,9 @@ CHANGES = {
     "rays_motion": lambda settings: _rays(settings, use_motion=True, mirror=False),
     # Four times: about half of the time that the full model takes for its own passes.
     "rays_long": lambda settings: _long(_rays(settings), 4),
-    "full_long": lambda settings: _long(settings, 2),
     "rays_plain": lambda settings: _rays(settings, turn_degrees=0.0, hidden_share=0.0, mirror=False),
+    # Tables 4 and 5 again: whether a row is worse, or only behind.
+    **{f"{row}_long": lambda settings: _long(settings, 2) for row in ABLATIONS},
 }
 # Rows that read the heatmaps of a network trained with this loss (Table 6), or from scratch.
 LOSSES = {"heatmap_mse": "mse", "heatmap_bce": "bce", "heatmap_scratch": "scratch"}
@@ -99,4 +100,5 @@ def plan(settings, run, seed=None):
         "finetune": (("sceneego", settings.finetune),),
         "sceneego_only": (("sceneego", alone),),
     }.get(run, (("egopw", settings.pose), ("sceneego", settings.finetune)))
-    return Run(settings, place, run if run in ABLATIONS else "full", steps, LOSSES.get(run))
+    part = run.removesuffix("_long")
+    return Run(settings, place, part if part in ABLATIONS else "full", steps, LOSSES.get(run))
