@@ -12,6 +12,7 @@ from agego_lib.evaluation import HEADLINE, bootstrap_interval, by_need, load_pos
 from agego_lib.evaluation.complexity import full_cost
 from agego_lib.files import read_json
 from agego_lib.heatmaps import decode_heatmaps
+from agego_lib.training.rows import plan
 from agego_view import paper
 
 REPEATED = re.compile(r"-\d+$")  # the end of a name: the same row from another seed
@@ -298,7 +299,7 @@ def _published(figures):
 
 def _speeds(root, settings):
     """Frames a second of each method, as texts, where they were measured at the sizes of the settings."""
-    file = Path(root) / "benchmarks/results/methods.json"
+    file = Path(root) / f"benchmarks/results/methods-{settings.run.profile}.json"
     sizes = {"view (px)": settings.prepare.size, "frames a call": settings.window.length}
     if not file.is_file() or (found := read_json(file))["settings"] != sizes:
         return {}
@@ -315,22 +316,25 @@ def methods_table(results, root, settings, facts=None):
     """One row a method: what it sees, its size and cost, our errors on both sets, published ones -> list of dicts.
 
     results: of `load_results`. Parameters and multiply-accumulates are those beside the frozen networks, from `facts`
-    (by default `method_facts`), and so are the frames a second, of benchmarks/results/methods.json, where that was
-    measured at this run's sizes; errors have their 95 % interval over people, and over seeds where it was repeated.
-    "–": not published, or not run.
+    (by default `method_facts`), and so are the frames a second, of benchmarks/results/methods-<profile>.json, where
+    that was measured at this run's sizes; errors have their 95 % interval over people, and over seeds where it was
+    repeated. "–": not published, or not run.
     """
     labels, figures = tables(settings)["others"]
+    # Beside the full model, the one other that sees windows.
+    labels = {"full": labels["full"], "rays": "decoder of rays, this suite's", **labels}
+    windowed = {"full": settings, "rays": plan(settings, "rays").settings}
     elsewhere = {f"baseline_{name}": found for name, found in paper.METHODS_ELSEWHERE.items()}
     speeds = _speeds(root, settings)
     known = method_facts(root, labels) if facts is None else facts
     rows = []
     for name, label in labels.items():
-        if name != "full" and not name.startswith("baseline_"):
+        if name not in windowed and not name.startswith("baseline_"):
             continue
-        facts = full_cost(settings) if name == "full" else known.get(name, {})
+        facts = full_cost(windowed[name]) if name in windowed else known.get(name, {})
         row = {
             "method": label,
-            "frames seen": settings.window.length if name == "full" else 1,
+            "frames seen": settings.window.length if name in windowed else 1,
             "parameters (M)": f"{facts['parameters'] / 1e6:.2f}" if facts else "–",
             "multiply-accumulates (M)": f"{facts['macs'] / 1e6:.1f}" if facts else "–",
             "frames a second": speeds.get(name, "–"),

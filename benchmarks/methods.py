@@ -3,6 +3,8 @@
 At the sizes of this working copy's settings, with random weights, which change no timing, and made-up features.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -13,6 +15,7 @@ from agego_lib.models import HeatmapNet
 from agego_lib.models.backbone import STAGE_CHANNELS
 from agego_lib.models.build import untrained_model
 from agego_lib.skeleton import NUM_JOINTS
+from agego_lib.training.rows import plan
 from benchmarks.common import arguments, interleaved, report
 
 
@@ -52,22 +55,26 @@ class MadeUp:
 def main():
     options = arguments(__doc__.splitlines()[0])
     settings = params.load()
-    # The nearest pose is sought among as many as the quick profile trains on.
-    training, rounds = (64, 1) if options.quick else (6096, 20)
+    # The nearest pose is sought among as many as the embedded data have for training.
+    many = math.prod(settings.render.egopw_train) * settings.render.frames_per_sequence
+    training, rounds = (64, 1) if options.quick else (many, 20)
     length, size = settings.window.length, settings.prepare.size
     frames = MadeUp(training, size, STAGE_CHANNELS[settings.visual.backbone][2])
     batch = {name: torch.from_numpy(value) for name, value in frames.frames(0, np.arange(length)).items()}
     mean = frames.sequences[0].joints_3d.mean(0)
-    model = untrained_model(settings).eval()
     window = {name: batch[name][None] for name in ("heatmaps", "trunk")}
-    calls = {"full": lambda: model.forward_features(**window)}
+    calls = {}
+    for name, run in (("full", "pose"), ("rays", "rays")):
+        model = untrained_model(plan(settings, run).settings).eval()
+        calls[name] = lambda model=model: model.forward_features(**window)
     for name in METHODS:
         detector = HeatmapNet(fpn_channels=settings.heatmap.fpn_channels)
         method = new_baseline(name, frames, mean, detector=detector).eval()
         calls[f"baseline_{name}"] = lambda method=method: method(batch)
     seconds = interleaved(calls, rounds, warm_up=2)
     rows = [{"method": name, "frames a second": round(length / seconds[name], 1)} for name in calls]
-    report("methods", options, {"view (px)": size, "frames a call": length}, rows, rounds=rounds)
+    sizes = {"view (px)": size, "frames a call": length}
+    report(f"methods-{settings.run.profile}", options, sizes, rows, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -321,7 +321,11 @@ def test_methods_side_by_side(tests, written, tmp_path, settings):
     rows = {row["method"]: row for row in results.methods_table(found, tmp_path, settings)}
     labels, _ = results.tables(settings)["others"]
     asked = {"full", *(f"baseline_{name}" for name in METHODS)}
-    assert {label for name, label in labels.items() if name in asked} == set(rows)
+    rays = "decoder of rays, this suite's"
+    assert {rays, *(label for name, label in labels.items() if name in asked)} == set(rows)
+    assert [row["method"] for row in rows.values() if row["frames seen"] != 1] == ["full model", rays]
+    costs = [rows[name]["multiply-accumulates (M)"] for name in ("full model", rays)]
+    assert float(costs[1]) < float(costs[0])
     assert all(len(row) == len(rows["full model"]) for row in rows.values())
     nearest = rows["nearest training pose"]
     error = 1000 * written["ablate/baseline_nearest", "egopw"]
@@ -342,7 +346,7 @@ def test_methods_side_by_side(tests, written, tmp_path, settings):
     assert rows["EgoTAP-style propagation"]["ours, embedded data, EgoPW: MPJPE (mm)"].startswith(f"{1000 * both:.1f} (")
     sizes = {"view (px)": settings.prepare.size, "frames a call": settings.window.length}
     speeds = {"settings": sizes, "rows": [{"method": "baseline_nearest", "frames a second": 456.7}]}
-    write_json(tmp_path / "benchmarks/results/methods.json", speeds)
+    write_json(tmp_path / f"benchmarks/results/methods-{settings.run.profile}.json", speeds)
     facts = {"parameters": 1_234_567, "macs": 8_900_000, "egopw": {"samples": 8, "best_of_k_pa_mpjpe_mm": 61.25}}
     (tmp_path / "artifacts/ablate/baseline_nearest/method.json").write_text(json.dumps(facts))
     nearest = next(row for row in results.methods_table(found, tmp_path, settings) if "nearest" in row["method"])
