@@ -190,6 +190,8 @@ def _gestures(rng, around, known, seated, seconds, first=()):
     known: names to choose from. first: gestures to begin with.
     """
     weights = np.array([GESTURES[name][1 + seated] for name in known], dtype=np.float64)
+    if len(known) == 1:
+        weights[:] = 1
     weights[~np.isfinite(around.thighs) & np.isin(known, ["type", "hands on thighs"])] = 0
     poses, names, waiting = [], [], list(first)
     while sum(pose.move + pose.hold for pose in poses) < seconds:
@@ -210,6 +212,8 @@ def _made(rig, posture, known, clips, rng, seconds, fps):
     seated = posture.startswith("sit")
     if posture not in ("stand", "sit", "kneel", "kneel on one"):  # nobody bends down that far elsewhere
         known = [name for name in known if name != "lift box"]
+    if posture == "anyhow":
+        known = ["anywhere"]
     first = ["climb up"] if posture == "climb" and "climb up" in known and rng.random() < 0.6 else []
     poses, gestures = _gestures(rng, around, known, seated, at[-1], first)
     if stance.arms:
@@ -253,10 +257,12 @@ def _chosen(clips, rng):
     return same[rng.integers(len(same))]
 
 
-def make_motion(clips, body, rng, frames, fps, unseen=False):
+def make_motion(clips, body, rng, frames, fps, unseen=False, anyhow=0.0):
     """A Motion of `frames` frames for a Body: pieces of random kind, speed and handedness, smoothly joined.
 
     unseen: of the actions in HELD_OUT alone, upright or seated where they say nothing of it; else of all others.
+    anyhow: share of pieces that are no action, arms and legs going anywhere within human limits; the others are as
+    without them.
     """
     rig = Rig.of(body)
     known = [name for name in GESTURES if (name in HELD_OUT) == unseen]
@@ -265,9 +271,10 @@ def make_motion(clips, body, rng, frames, fps, unseen=False):
     shared = {"clip", "walk", "stand", "sit"}
     kinds = [name for name in PIECES if name in shared or (name in HELD_OUT) == unseen]
     weights = np.array([PIECES[name] for name in kinds], dtype=np.float64)
+    kinds, weights = [*kinds, "anyhow"], np.array([*weights / weights.sum() * (1 - anyhow), anyhow])
     motion = None
     while motion is None or len(motion) < frames:
-        kind = rng.choice(kinds, p=weights / weights.sum())
+        kind = rng.choice(kinds, p=weights)
         flipped, seconds = rng.random() < 0.5, rng.uniform(2.5, 7.0) + 3 * kind.startswith("sit")
         if kind == "clip":
             piece = _clip_piece(_chosen(own, rng), body.bone_names, rng, rng.uniform(2.0, 4.5), fps)

@@ -51,8 +51,8 @@ PICKLE_PROTOCOL = 4
 class Job:
     """One sequence to render. bodies: the wearer's own, or those that his is a mixture of. test, unseen: whether the
     mount, the motion is of those that never train. entropy: what seeds its generator; actor_entropy: what seeds the
-    wearer's looks. hidden_stretches, others, step: as in `render_datasets`; pool: the bodies that another person may
-    have."""
+    wearer's looks. hidden_stretches, others, step, anyhow: as in `render_datasets`; pool: the bodies that another
+    person may have."""
 
     dataset: str
     folder: str
@@ -68,6 +68,7 @@ class Job:
     hidden_stretches: float = 0.0
     others: float = 0.0
     step: int = 1
+    anyhow: float = 0.0
     pool: tuple = ()
 
 
@@ -136,13 +137,13 @@ def wearer(bodies, job):
     return mixed([bodies[i] for i in job.bodies], rng)
 
 
-def make_take(body, clips, dataset, rng, frames, test=False, unseen=False, hidden_stretches=0.0):
-    """Motion and camera of one sequence. test: a mount, unseen: actions, that never train.
+def make_take(body, clips, dataset, rng, frames, test=False, unseen=False, hidden_stretches=0.0, anyhow=0.0):
+    """Motion and camera of one sequence. test: a mount, unseen: actions, that never train. anyhow: as in `make_motion`.
 
     joints (T, 15, 3) in metres, camera frame.
     """
     fps = int(rng.choice([25, 30]))
-    motion, stretches = make_motion(clips, body, rng, frames, fps, unseen), None
+    motion, stretches = make_motion(clips, body, rng, frames, fps, unseen, anyhow), None
     roots = on_the_floor(body, motion, fps)
     rotations = motion.rotations
     if hidden_stretches:
@@ -204,7 +205,7 @@ def _render(job, sources, out, progress=None):
     bodies, clips = _sources(str(sources))
     viewer, body = _viewer(str(sources), job.scale), wearer(bodies, job)
     count = job.frames * job.step
-    take = make_take(body, clips, job.dataset, rng, count, job.test, job.unseen, job.hidden_stretches)
+    take = make_take(body, clips, job.dataset, rng, count, job.test, job.unseen, job.hidden_stretches, job.anyhow)
     person, wardrobe = (
         np.random.default_rng(np.random.SeedSequence(entropy)) for entropy in (job.actor_entropy, (*job.entropy, 1))
     )
@@ -340,6 +341,7 @@ def _plan(counts, bodies, seed, frames, scale, noise, **hard):
     jobs, actor = {}, 0
     for split, (number, sequences) in counts.items():
         dataset, part = split.split("_")
+        motion = {} if part == "train" else {"anyhow": 0.0}
         jobs[split] = []
         for _ in range(number):
             body = (free[part].pop(),) if free[part] else tuple(pools[part])
@@ -349,7 +351,7 @@ def _plan(counts, bodies, seed, frames, scale, noise, **hard):
                     Job(
                         dataset, f"{dataset}/{name}", name, body, (seed, 1, actor, k), (seed, 2, actor), frames, scale,
                         noise, test=part == "test", unseen=part == "test" and k % 2 == 0,
-                        pool=tuple(pools[part]), **hard,
+                        pool=tuple(pools[part]), **hard | motion,
                     )
                 )  # fmt: skip
             actor += 1
@@ -383,6 +385,7 @@ def render_datasets(
     hidden_stretches=0.0,
     others=0.0,
     step=1,
+    anyhow=0.0,
     workers=1,
     progress=None,
 ):
@@ -398,6 +401,8 @@ def render_datasets(
     others: probability that in a sequence another person, with a body of the same split, stands or walks before the
     wearer (others.py); all else is as without. Where no place is free for one, there is none.
     step: frames are so many of 25 or 30 a second apart: more poses for as much drawing, where no motion is learned.
+    anyhow: share of the pieces of training sequences in which arms and legs go anywhere (motion.make_motion); test
+    sequences are as without.
     workers: processes; the bytes written do not depend on it. progress: called with the number of frames newly done.
 
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
@@ -421,6 +426,8 @@ def render_datasets(
         raise ValueError(f"step={step}; expected at least 1")
     if not 0 <= hidden_stretches <= MAX_SHARE:
         raise ValueError(f"hidden_stretches={hidden_stretches}; expected 0 to {MAX_SHARE}")
+    if not 0 <= anyhow <= 1:
+        raise ValueError(f"anyhow={anyhow}; expected 0 to 1")
     if not 0 <= others <= 1:
         raise ValueError(f"others={others}; expected 0 to 1")
     counts = {"egopw_train": egopw_train, "egopw_test": egopw_test}
@@ -428,7 +435,7 @@ def render_datasets(
     sources, out = Path(sources).resolve(), Path(out)
     bodies, _ = _sources(str(sources))
     camera = _viewer(str(sources), scale).full
-    hard = {"hidden_stretches": hidden_stretches, "others": others, "step": step}
+    hard = {"hidden_stretches": hidden_stretches, "others": others, "step": step, "anyhow": anyhow}
     plan = _plan(counts, len(bodies), seed, frames_per_sequence, scale, label_noise_mm, **hard)
     for dataset in ("egopw", "sceneego"):
         _clear(out / dataset)

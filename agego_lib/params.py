@@ -124,6 +124,7 @@ class RenderSettings:
     hidden_stretches: about this share of the time, joints are hidden on purpose (agego_data/stretches.py).
     others: probability that in a sequence another person is in view (agego_data/others.py).
     step: how many frames of 25 or 30 a second the rendered ones are apart. More than one for heatmaps alone.
+    anyhow: share of what training people do that is no action: arms and legs go anywhere within human limits.
     """
 
     scale: _number(float, ge=0.1, le=1.0)
@@ -136,6 +137,7 @@ class RenderSettings:
     hidden_stretches: _number(float, ge=0, le=0.5)
     others: _number(float, ge=0, le=1)
     step: Count
+    anyhow: _number(float, ge=0, le=1)
 
 
 @section

@@ -190,6 +190,27 @@ def test_held_out_actions_never_train(people, clips):
     assert len(parts[False]) > 20 and len(parts[True] & motion.HELD_OUT) > 10
 
 
+def test_limbs_go_anywhere_in_their_share_of_the_time(people, clips):
+    """Feet are in more places than in all actions together, and what is an action is as without."""
+
+    def make(seed, **more):
+        return motion.make_motion(clips, people[seed], np.random.default_rng(seed), 400, 15, **more)
+
+    def places(found):
+        """How both feet are from the pelvis, in its frame, to 15 cm."""
+        starts, turns = people[0].pose(found.roots, found.rotations)
+        away = [starts[:, people[0].bone(f"foot.{side}")] - starts[:, 0] for side in "RL"]
+        both = np.einsum("tji,stj->tsi", turns[:, 0], away).reshape(len(found), 6)
+        return {tuple(row) for row in (both / 0.15).round().astype(int).tolist()}
+
+    for part in ("roots", "rotations", "actions"):
+        np.testing.assert_array_equal(getattr(make(3, anyhow=0.0), part), getattr(make(3), part))
+    shares = [np.mean([(make(n, anyhow=share).actions == "anyhow").mean() for n in range(20)]) for share in (0.5, 1.0)]
+    assert 0.3 < shares[0] < 0.7 and shares[1] == 1
+    met = [set.union(*(places(make(n, anyhow=share)) for n in range(20))) for share in (0.0, 1.0)]
+    assert len(met[1]) > 2 * len(met[0])
+
+
 def test_mirrored_motion_changes_hands(people):
     piece, _, _ = made(people[0], "stand", "phone", 3)
     assert set(piece.held) == {"phone.R"}

@@ -294,6 +294,7 @@ def test_lists_of_fixed_length(raw):
         ("render.hidden_stretches", [0, 0.5], [-0.1, 0.51]),
         ("render.others", [0, 1], [-0.1, 1.1]),
         ("render.step", [1, 8], [0]),
+        ("render.anyhow", [0, 1], [-0.1, 1.1]),
         ("prepare.size", [32, 256], [0, 31, 16, 100, 250]),
         ("prepare.max_skipped", [0, 1, 0.5], [-0.01, 1.01]),
         ("prepare.workers", [1], [0]),

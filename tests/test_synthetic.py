@@ -345,8 +345,8 @@ def test_a_set_that_is_not_whole_cannot_be_prepared(sources, tmp_path, monkeypat
 
 
 def test_settings_out_of_range_are_refused(sources, tmp_path):
-    outside = ({"scale": 0}, {"frames_per_sequence": 1}, {"egopw_train": (0, 1)}, {"egopw_test": (3, 0)}, {"step": 0})
-    for wrong in outside:
+    people = ({"egopw_train": (0, 1)}, {"egopw_test": (3, 0)})
+    for wrong in (*people, {"scale": 0}, {"frames_per_sequence": 1}, {"step": 0}, {"anyhow": 1.5}):
         with pytest.raises(ValueError, match="expected"):
             synthetic.render_datasets(sources, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
@@ -386,7 +386,7 @@ def test_frames_apart_are_those_of_the_same_take(sources, tmp_path, dataset):
 def test_plan_keeps_test_people_and_actions_out_of_training(people):
     """Any number of actors: names and bodies of their own, and nothing of a test body in a training one."""
     counts = {"egopw_train": (40, 2), "egopw_test": (3, 2), "sceneego_train": (20, 3), "sceneego_test": (12, 4)}
-    plan = synthetic._plan(counts, len(people), 3, 10, 0.5, 10.0)
+    plan = synthetic._plan(counts, len(people), 3, 10, 0.5, 10.0, anyhow=0.4)
     # Other people of another seed, who are made of the same bodies.
     few = synthetic._plan(dict.fromkeys(counts, (8, 1)), len(people), 4, 10, 0.5, 10.0)
     jobs = [(split, job) for split, jobs in plan.items() for job in jobs]
@@ -404,6 +404,7 @@ def test_plan_keeps_test_people_and_actions_out_of_training(people):
     for split, job in jobs:
         take = int(job.name[-1])
         assert job.test == split.endswith("test") and job.unseen == (job.test and take % 2 == 0)
+        assert job.anyhow == (0 if job.test else 0.4)
     heights = {job.actor_entropy: np.ptp(synthetic.wearer(people, job).vertices[:, 2]) for split, job in jobs}
     assert len(set(heights.values())) == 75
     again = synthetic.wearer(people, plan["egopw_train"][-1]).vertices

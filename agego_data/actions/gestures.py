@@ -407,7 +407,21 @@ def free(rng, around):
     return out
 
 
-# Name -> what makes its poses, and how often it comes while standing and while sitting.
+def anywhere(rng, around):
+    """As `free`, but wrists are anywhere within reach, all of it as often, across the trunk and close to it too."""
+    poses = free(rng, around)
+    for k, pose in enumerate(poses):
+        arms = []
+        for arm in (pose.right, pose.left):
+            place = np.zeros(3)
+            while not 0.25 < np.linalg.norm(place) < 1 or (place[0] < -0.1 and place[1] < 0.15):
+                place = rng.uniform((-0.8, -0.25, -1), (0.95, 1, 1))
+            arms.append(arm._replace(place=tuple(place), raised=rng.normal(8, 28)))
+        poses[k] = pose._replace(right=arms[0], left=arms[1])
+    return poses
+
+
+# Name -> what makes its poses, and how often it comes while standing and while sitting (never: where asked for alone).
 GESTURES = {
     "arms down": (hang, 4, 1),
     "hands on hips": (hips, 2, 0.3),
@@ -441,4 +455,5 @@ GESTURES = {
     "hand to face": (face, 1, 1),
     "climb up": (climbing, 0.5, 0),
     "free": (free, 10, 5),
+    "anywhere": (anywhere, 0, 0),
 }

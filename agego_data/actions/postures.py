@@ -271,6 +271,29 @@ def lie(rng, rig, seconds, around):
     return stance
 
 
+def anyhow(rng, rig, seconds, around):
+    """Anything: feet anywhere within reach of the pelvis, on the floor or off it; the pelvis sinks and turns."""
+    around.tall = False
+    stance = stand(rng, rig, seconds, around)
+    at = np.cumsum([0.0, *rng.uniform(0.4, 1.3, int(seconds[-1] / 0.4) + 2)])
+    count = len(at)
+    # Where each foot is from below the pelvis: outwards (crossing a little at most), forward; one at least is down.
+    apart = rng.normal((0.18, 0.12), (0.19, 0.34), (count, 2, 2)).clip((-0.04, -0.6), (0.65, 0.85))
+    lifted = rng.uniform(0.05, 0.75, (count, 2)) ** 1.5 * (rng.random((count, 2)) < 0.35)
+    lifted[np.arange(count), rng.integers(0, 2, count)] = 0
+    feet = np.stack([OUT * apart[..., 0], -apart[..., 1], rig.ankle + lifted], axis=-1)
+    stance.feet = curve(at, feet, seconds)
+    # Toes hang from a lifted foot, and a foot behind is on its ball.
+    down = rng.normal(8, 12, (count, 2)) + 35 * (lifted > 0) + 45 * np.maximum(-apart[..., 1], 0)
+    stance.soles = curve(at, np.stack([down, rng.uniform(-5, 35, (count, 2))], axis=-1), seconds)
+    knees = np.stack([OUT * rng.uniform(-0.1, 0.8, (count, 2)), -np.ones((count, 2)), np.zeros((count, 2))], axis=-1)
+    stance.knees = curve(at, knees, seconds)
+    stance.pelvis = curve(at, rng.normal((0, 0.03), (0.06, 0.08), (count, 2)), seconds)
+    stance.turn = curve(at, rng.normal(0, (11, 8, 30), (count, 3)), seconds)
+    stance.low, stance.height = curve(at, rng.uniform(0, 1, (count, 2)) ** (2, 1) * (1, 0.4) + (0, 0.45), seconds).T
+    return stance
+
+
 POSTURES = {
     "stand": stand,
     "sit": sit,
@@ -284,4 +307,5 @@ POSTURES = {
     "climb": climb,
     "push-up": push_up,
     "lie": lie,
+    "anyhow": anyhow,
 }
