@@ -21,7 +21,6 @@ SEEN = 0.3  # what a joint's heatmap must reach somewhere for it to count as see
 # Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
 # have not been seen for more than LONG frames.
 MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
-NOT_RUN = "not run here: `make tables`"
 # Table 7's runs and how long their windows are, as shares of the full model's; and what `by_need` takes from them.
 WINDOWS, ADAPTIVE = {"window_half": 0.5, "full": 1, "window_double": 2}, "window_adaptive"
 
@@ -252,16 +251,31 @@ def mean_change(results, name, data_set, metric, base=None):
     return float(difference.mean()), *bootstrap_interval(difference, _values(full, metric)[1], full.people)
 
 
+def _not_run(name):
+    """What says of a run that it was not made, and which setting would have it made."""
+    rows = [*WINDOWS] if name == ADAPTIVE else [name]
+    for prefix, section in (("baseline_", "baselines"), ("heatmap_", "heatmap_losses"), ("", "rows")):
+        if name.startswith(prefix):
+            wanted = " and ".join(f"`{row.removeprefix(prefix)}`" for row in rows if row != "full")
+            return f"not run here: {wanted} in `ablation.{section}`"
+
+
 def compare(results, rows, figures, settings):
     """A table of runs beside the paper's figures -> list of dicts, one a row, data set and metric.
 
     rows: {name of a run: label}. figures: the paper's, {name: {data set: (MPJPE, PA-MPJPE)}}, None for what it has not.
-    settings: those of the full model's run. A run that was not made says what would make it.
+    settings: those of the full model's run. A run that was not made says what would make it, in one row, or one for
+    each of the paper's figures.
     Where a run was repeated with other seeds, "ours" is the mean over them. "change" is the mean difference from
     `base_of` it, frame by frame, with its 95 % interval over people, and over the seeds that both have.
     """
     table = []
+    ours = f"ours, {data_name(settings)}"
+    nothing = dict.fromkeys(("data set", "metric", ours, "change", "its 95 % interval", "paper, real data"), "–")
     for name, label in rows.items():
+        if name not in results and not any(any(pair) for pair in figures.get(name, {}).values()):
+            table.append({"row": label} | nothing | {"to fill the gap": _not_run(name)})
+            continue
         for data_set in results["full"]:
             # The paper has no BA-MPJPE.
             published = (*figures.get(name, {}).get(data_set, (None, None)), None)
@@ -269,20 +283,22 @@ def compare(results, rows, figures, settings):
             if name in results and errors is None:
                 continue  # trained on the other set alone
             for (metric, title), figure in zip(HEADLINE.items(), published, strict=True):
+                if errors is None and figure is None:
+                    continue
                 row = {"row": label, "data set": datasets.TITLES[data_set], "metric": f"{title} (mm)"}
-                ours = change = interval = ""
+                value = change = interval = ""
                 if errors is not None:
-                    ours = round(float(trainings(results, name, data_set, metric).mean()), 1)
+                    value = round(float(trainings(results, name, data_set, metric).mean()), 1)
                     if name != "full" and base_of(name) in results:
                         mean, low, high = mean_change(results, name, data_set, metric)
                         change, interval = f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
                 gap = "" if figure is None else paper.gap(settings, data_set)
                 row |= {
-                    f"ours, {data_name(settings)}": ours,
+                    ours: value,
                     "change": change,
                     "its 95 % interval": interval,
                     "paper, real data": "–" if figure is None else figure,
-                    "to fill the gap": gap if errors is not None else NOT_RUN,
+                    "to fill the gap": gap if errors is not None else _not_run(name),
                 }
                 table.append(row)
     return table

@@ -190,8 +190,14 @@ def test_results_are_of_the_right_files(tests, written, tmp_path, settings):
 def test_tables(tests, written, tmp_path, settings):
     found = results.load_results(tmp_path, replace(settings, ablation=SEEDED), tests)
     rows = {"full": "full model", "no_motion": "without", "no_spatial": "never run", "sceneego_only": "one set"}
-    table = results.compare(found, rows, paper.ABLATIONS, settings)
-    assert len(table) == 3 * 2 * 3 + 3
+    rows |= {"rays": "not the paper's", "window_half": "of other lengths", results.ADAPTIVE: "of both"}
+    table = results.compare(found, rows, paper.ABLATIONS | {"window_half": {}}, settings)
+    # What was not run has a row for each of the paper's figures, or one.
+    assert len(table) == 2 * 2 * 3 + 3 + 3 + 3
+    assert [row["to fill the gap"] for row in table[-3:]] == [
+        f"not run here: {names} in `ablation.rows`"
+        for names in ("`rays`", "`window_half`", "`window_half` and `window_double`")
+    ]
     assert {r["data set"] for r in table if r["row"] == "one set"} == {"SceneEgo"}
     by_key = {(r["row"], r["data set"], r["metric"]): r for r in table}
     for data_set, folder in (("egopw", "pose"), ("sceneego", "finetune")):
@@ -205,7 +211,8 @@ def test_tables(tests, written, tmp_path, settings):
         # Both poses have the true one's bones, moved as a whole.
         assert by_key["without", title, "BA-MPJPE (mm)"]["ours, embedded data"] == 0
         missing = by_key["never run", title, "PA-MPJPE (mm)"]
-        assert missing["ours, embedded data"] == "" and "make tables" in missing["to fill the gap"]
+        assert missing["ours, embedded data"] == ""
+        assert missing["to fill the gap"] == "not run here: `no_spatial` in `ablation.rows`"
         assert missing["paper, real data"] == {"egopw": 78.8, "sceneego": 79.6}[data_set]
         # The full model was trained twice.
         both = np.mean([written[folder, data_set], written["ablate/full-3", data_set]])
