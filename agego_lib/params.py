@@ -235,7 +235,9 @@ class DecoderSettings:
 
     use_motion: whether the main model has the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
     what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
-    through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at.
+    through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at,
+    train_length the frames of the windows that it is trained on, as many more of which make a step (0: those of
+    window.length, which it is tested on).
     Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """
@@ -247,6 +249,7 @@ class DecoderSettings:
     mirror: Switch
     smoothing: NotNegative
     min_peak: Part
+    train_length: Natural
     layers: Count
     heads: Count
     dropout: Part

@@ -47,6 +47,20 @@ def decoder(**options):
     return made
 
 
+def test_frames_far_apart_count_alike_where_short_windows_are_trained_on():
+    """Of 16 frames, from 12 on; tested on longer windows it must not need what it never learned."""
+    made = decoder(use_motion=False, train_length=16)
+    tokens, _ = random_tokens(frames=40)
+    before = made(tokens)
+    assert [block.distance.shape[1] for block in made.blocks] == [25, 25]
+    for block in made.blocks:
+        block.distance = torch.nn.Parameter(torch.cat([block.distance[:, :1].expand(-1, 27), block.distance,
+                                                       block.distance[:, -1:].expand(-1, 27)], dim=1))  # fmt: skip
+        block.farthest = 39
+    torch.testing.assert_close(made(tokens), before)
+    assert decoder(use_motion=False).blocks[0].distance.shape[1] == 129
+
+
 def test_rays_are_those_of_the_view():
     places = np.random.default_rng(0).uniform(-0.5, SIDE - 0.5, (50, 2))
     found = unproject(torch.from_numpy(places), SIDE).numpy()

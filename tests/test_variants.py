@@ -22,7 +22,7 @@ from agego_lib.evaluation.complexity import complexity, cost, full_cost
 from agego_lib.files import write_json
 from agego_lib.models import AGEgoPose, FrameEncoder
 from agego_lib.models.build import ABLATIONS, untrained_model
-from agego_lib.training.rows import CHANGES, LOSSES, plan
+from agego_lib.training.rows import CHANGES, LOSSES, plan, training_window
 from agego_view import paper
 from agego_view import tables as results
 from agego_view.tables import data_name, measured_on
@@ -105,6 +105,15 @@ def test_a_row_changes_one_thing(settings, run, changed):
             assert sizes[0] == sizes[1]
         assert moved["window.length"][1] == moved["window.length"][0] * (0.5 if run == "window_half" else 2)
         assert moved["window.stride"][1] * settings.window.length == moved["window.length"][1] * settings.window.stride
+
+
+def test_rays_are_trained_on_shorter_windows_of_as_many_frames(settings):
+    long = replace(settings, window=replace(settings.window, length=64, stride=32))
+    found = plan(long, "rays").settings
+    window, as_long = training_window(found)
+    assert found.window == long.window and found.decoder.train_length == 16
+    assert (window.length, window.stride, as_long) == (16, 8, 4)
+    assert training_window(long) == (long.window, 1) and training_window(plan(settings, "rays").settings)[1] == 1
 
 
 def test_joints_of_frames_that_are_no_neighbours_are_not_filtered(settings):

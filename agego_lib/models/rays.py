@@ -21,6 +21,7 @@ from agego_lib.skeleton import LEFT_RIGHT_PAIRS, NUM_JOINTS
 
 RAYS = 3  # of each map: through its first and its second peak, and through its middle
 TOKEN = 3 * RAYS + 5  # and the peaks' values, the spread along u and v, the sum
+FARTHEST = 64  # frames beyond which time's distances count as one, where windows are trained on whole
 APART = 3.5  # map px: a second peak is at least so far from the first
 MIRRORED = list(range(NUM_JOINTS))
 for _right, _left in LEFT_RIGHT_PAIRS:
@@ -211,7 +212,8 @@ class RayDecoder(nn.Module):
     A joint is a mix, by a learned share, of a point on its ray and of a place found without it. The distance along the
     ray is the joint's mean distance times a factor; the other place is its mean place and an offset.
     output_mean: the training split's mean pose, metres. use_motion: whether each frame has a token of the motion
-    stream beside its joints'. farthest: frames beyond which time's distances count as one. smoothing: the width of
+    stream beside its joints'. train_length: frames of the windows that it is trained on, 0: of whole ones; frames
+    further apart than it often sees there count as equally far. smoothing: the width of
     `smoothed`, through which all joints go, in the window's frames; 0: none. min_peak: frames of which no map reaches
     this value, such as dark ones, are not attended to, and their joints lie `between` those of others; 0: none.
     temporal: that it reads whole windows of tokens, so that live prediction must keep them.
@@ -229,9 +231,9 @@ class RayDecoder(nn.Module):
         heads: int = 4,
         dropout: float = 0.0,
         use_motion: bool = True,
-        farthest: int = 64,
         smoothing: float = 0.0,
         min_peak: float = 0.0,
+        train_length: int = 0,
     ):
         super().__init__()
         self.use_motion, self.smoothing, self.min_peak = use_motion, smoothing, min_peak
@@ -241,6 +243,7 @@ class RayDecoder(nn.Module):
         self.joint_embedding = nn.Parameter(0.02 * torch.randn(NUM_JOINTS, dim))
         if use_motion:
             self.motion_projection = nn.Linear(motion_dim, dim)
+        farthest = 3 * train_length // 4 or FARTHEST
         self.blocks = nn.ModuleList(_Block(dim, heads, dropout, farthest) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 5))
         # It starts half-way between the mean pose and each ray at the mean distance.

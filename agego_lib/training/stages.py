@@ -44,7 +44,7 @@ from agego_lib.models.build import (
 from agego_lib.params import RELEASED, locate, located
 from agego_lib.training import ActionObjective, HeatmapObjective, MotionSource, PoseObjective, fit, make_fabric
 from agego_lib.training.checkpoints import Checkpoints, TrainingError
-from agego_lib.training.rows import plan
+from agego_lib.training.rows import plan, training_window
 
 SETS = ("egopw", "sceneego")
 
@@ -87,9 +87,9 @@ class TrainingStage(Stage):
         self.curves = root / "plots" / place if place in SHOWN else self.artifacts / place / "curves"
         self.logs = {}
 
-    def windows(self, sequences, source, action_names=None):
-        """The WindowDataset of some prepared sequences with the stage's settings."""
-        w = self.settings.window
+    def windows(self, sequences, source, action_names=None, window=None):
+        """The WindowDataset of some prepared sequences with the stage's settings, or another window."""
+        w = window or self.settings.window
         return WindowDataset(sequences, w.length, w.stride, w.max_gap, source, action_names, w.step)
 
     def fit(self, objective, data, optimiser, label, step, curves=""):
@@ -277,13 +277,16 @@ class PoseStage(TrainingStage):
     @cached_property
     def training_windows(self):
         """The WindowDataset of each set's training split."""
-        return {n: self.windows(self.groups[n, "train"], self.stores[n, "train"]) for n in self.sets}
+        window, _ = training_window(self.settings)
+        return {n: self.windows(self.groups[n, "train"], self.stores[n, "train"], window=window) for n in self.sets}
 
     def train(self):
         """Train on each set in turn, test on its people never seen, and save poses and model."""
         for name, optimiser in self.plan.steps:
             objective = PoseObjective(self.model, self.settings.loss, augmentation(self.settings.decoder))
             label = f"{self.run} {name}"
+            _, as_long = training_window(self.settings)
+            optimiser = replace(optimiser, batch_size=as_long * optimiser.batch_size)
             self.fit(objective, self.training_windows[name], optimiser, label, name, curves=name)
             # Tested at once: the next step trains the same model on.
             self.write(self._test, name)
