@@ -113,6 +113,8 @@ def test_rays_are_trained_on_shorter_windows_of_as_many_frames(settings):
     window, as_long = training_window(found)
     assert found.window == long.window and found.decoder.train_length == 16
     assert (window.length, window.stride, as_long) == (16, 8, 4)
+    sizes = [[o.batch_size for _, o in plan(long, run).steps] for run in ("rays", "no_motion")]
+    assert sizes[0] == [4 * size for size in sizes[1]]
     assert training_window(long) == (long.window, 1) and training_window(plan(settings, "rays").settings)[1] == 1
 
 

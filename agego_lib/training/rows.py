@@ -106,11 +106,12 @@ def plan(settings, run, seed=None):
         settings, place = replace(settings, seed=seed), f"{place}-{seed}"
     if run in CHANGES:
         settings = CHANGES[run](settings)
-    alone = replace(settings.pose, epochs=settings.pose.epochs + settings.finetune.epochs)
+    _, as_long = training_window(settings)
+    first, second = (replace(o, batch_size=as_long * o.batch_size) for o in (settings.pose, settings.finetune))
     steps = {
-        "pose": (("egopw", settings.pose),),
-        "finetune": (("sceneego", settings.finetune),),
-        "sceneego_only": (("sceneego", alone),),
-    }.get(run, (("egopw", settings.pose), ("sceneego", settings.finetune)))
+        "pose": (("egopw", first),),
+        "finetune": (("sceneego", second),),
+        "sceneego_only": (("sceneego", replace(first, epochs=first.epochs + second.epochs)),),
+    }.get(run, (("egopw", first), ("sceneego", second)))
     part = run.removesuffix("_long")
     return Run(settings, place, part if part in ABLATIONS else "full", steps, LOSSES.get(run))

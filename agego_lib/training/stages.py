@@ -285,8 +285,6 @@ class PoseStage(TrainingStage):
         for name, optimiser in self.plan.steps:
             objective = PoseObjective(self.model, self.settings.loss, augmentation(self.settings.decoder))
             label = f"{self.run} {name}"
-            _, as_long = training_window(self.settings)
-            optimiser = replace(optimiser, batch_size=as_long * optimiser.batch_size)
             self.fit(objective, self.training_windows[name], optimiser, label, name, curves=name)
             # Tested at once: the next step trains the same model on.
             self.write(self._test, name)
