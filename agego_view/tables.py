@@ -351,6 +351,7 @@ def methods_table(results, root, settings, facts=None):
         row = {
             "method": label,
             "frames seen": settings.window.length if name in windowed else 1,
+            "trainings": len(_of_each(results, name, next(iter(results[name])))) if name in results else 0,
             "parameters (M)": f"{facts['parameters'] / 1e6:.2f}" if facts else "–",
             "multiply-accumulates (M)": f"{facts['macs'] / 1e6:.1f}" if facts else "–",
             "frames a second": speeds.get(name, "–"),
@@ -383,7 +384,9 @@ PAIRS = (
     ("baseline_egopw", "baseline_mo2cap2"),
     ("baseline_mo2cap2_zoom", "baseline_mo2cap2"),
     ("baseline_selfpose", "baseline_xr_egopose"),
+    ("baseline_mo2cap2", "rays"),
     ("baseline_egowholemocap", "rays"),
+    ("baseline_egotap", "rays"),
     ("rays", "no_cross_attention"),
     ("rays_long", "rays"),
 )

@@ -359,6 +359,7 @@ def test_methods_side_by_side(tests, written, tmp_path, settings):
     assert refined["published, real SceneEgo: MPJPE (mm)"] == 93.0 and "ECCV 2024" in refined["source"]
     voxels = rows["SceneEgo-style voxels, depth estimated"]
     assert voxels["published, real SceneEgo: MPJPE (mm)"] == 118.5
+    assert [rows[name]["trainings"] for name in ("full model", rays, "EgoTAP-style propagation")] == [2, 0, 2]
     # Of both its trainings.
     both = np.mean([written[f"ablate/baseline_egotap{end}", "egopw"] for end in ("", "-3")])
     assert rows["EgoTAP-style propagation"]["ours, embedded data, EgoPW: MPJPE (mm)"].startswith(f"{1000 * both:.1f} (")
