@@ -376,8 +376,8 @@ def methods_table(results, root, settings, facts=None):
 
 
 # What a part of a method is worth (EgoPW's differs from Mo2Cap2's in its labels and in training on both sets at once),
-# the best of those that see one frame beside the decoder that sees windows, and what is left of its lead where the
-# paper's decoder does without its cross-attention.
+# the best of those that see one frame beside the decoder that sees windows, what is left of its lead where the paper's
+# decoder does without its cross-attention, and what more passes are worth to it.
 PAIRS = (
     ("baseline_sceneego_true_depth", "baseline_sceneego"),
     ("baseline_egopw", "baseline_egopw_one_view"),
