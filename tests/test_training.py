@@ -447,13 +447,26 @@ def test_training_from_the_store_equals_training_from_images(moving, tiny_model,
         assert abs(objective(blank)[0] / objective(batch)[0] - 1) > 1e-2
 
 
+def test_tiny_numbers_are_zero_while_training_and_not_after():
+    def left():
+        return int(torch.full((16,), 1e-40).mul(2).count_nonzero())
+
+    class Noticing(torch.nn.Linear):
+        def forward(self, batch):
+            found.append(left())
+            return super().forward(batch["x"]).mean(), {}
+
+    found, item = [], {"x": torch.ones(3)}
+    training.fit(Noticing(3, 1), [item] * 4, optimiser(epochs=1, batch_size=2), ENGINE)
+    assert found == [0, 0] and left() == 16
+
+
 def test_make_fabric_seeds_and_sets_threads():
     drawn = []
     for seed in (1, 1, 2):
         training.make_fabric(ENGINE, seed)
         drawn.append((torch.rand(3).tolist(), np.random.rand()))
         assert torch.get_num_threads() == 1
-        assert torch.full((16,), 1e-40).mul(2).count_nonzero() == 0
     assert drawn[0] == drawn[1] != drawn[2]
 
 

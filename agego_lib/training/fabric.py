@@ -25,12 +25,10 @@ def precision_here(engine):
 def make_fabric(engine, seed):
     """A Fabric of the settings' devices and precision, started unless it is one that starts processes for a function.
 
-    In place of 16-mixed a CPU has 32-true, and a warning says so. CPU threads, numbers below 1e-38 taken as zero,
-    seeds, those of loader workers and deterministic algorithms are set here, in one place.
+    In place of 16-mixed a CPU has 32-true, and a warning says so. CPU threads, seeds, those of loader workers and
+    deterministic algorithms are set here, in one place.
     """
     torch.set_num_threads(engine.threads or threads_of_each(engine.devices))
-    # Gradients of a sigmoid far from its edge are as small, and with them steps of the lifters took twice as long.
-    torch.set_flush_denormal(True)
     # Operations without a deterministic kernel (some of CUDA's) warn. Memory is not filled, which would cost time.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore
