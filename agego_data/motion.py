@@ -115,6 +115,11 @@ def _piece(roots, rotations, actions, held=None, seat=None, desk=None):
     return Motion(roots, rotations, actions, held, *(np.full(count, np.nan) if p is None else p for p in (seat, desk)))
 
 
+def _lying(held, desk):
+    """What hands hold (T,), without a laptop where there is no table, at `desk`, for it to lie on."""
+    return np.where((held == "laptop") & np.isnan(desk), "", held)
+
+
 def mirrored(motion, bone_names):
     """A Motion seen in a mirror: what one hand held, the other holds."""
     roots, rotations = mirror(motion.roots, motion.rotations, bone_names)
@@ -142,20 +147,22 @@ def _joined(first, second, fps):
     between = first.roots[-count:] + share[:, None] * (roots[:count] - first.roots[-count:])
     turned = slerp(first.rotations[-count:], new[:count], np.repeat(share[:, None], new.shape[1], axis=1))
     half, nothing = count // 2, np.full(count, np.nan)
-    labels = [
+    actions, held = (
         np.concatenate([getattr(first, name)[: len(first) - count + half], getattr(second, name)[half:]])
         for name in ("actions", "held")
-    ]
+    )
     # Nobody is sat, nor at a table, while he passes from one to the other.
-    places = [
+    seat, desk = (
         np.concatenate([getattr(first, name)[:-count], nothing, getattr(second, name)[count:]])
         for name in ("seat", "desk")
-    ]
+    )
     return Motion(
         np.concatenate([first.roots[:-count], between, roots[count:]]),
         np.concatenate([first.rotations[:-count], turned, new[count:]]),
-        *labels,
-        *places,
+        actions,
+        _lying(held, desk),
+        seat,
+        desk,
     )
 
 
@@ -219,8 +226,7 @@ def _made(rig, posture, known, clips, rng, seconds, fps):
     if stance.arms:
         poses = [pose._replace(right=stance.arms[0], left=stance.arms[1], bend=(0, 0, 0), held="") for pose in poses]
     roots, rotations, shown = solve(rig, stance, poses, rng, at)
-    held = np.array([pose.held for pose in poses])[shown]
-    held[(held == "laptop") & np.isnan(stance.desk)] = ""
+    held = _lying(np.array([pose.held for pose in poses])[shown], stance.desk)
     labels = gestures[shown]
     if posture in ("stand", "sit", "squat", "march") and clips and rng.random() < BORROWED:
         clip = _chosen(clips, rng)

@@ -190,6 +190,20 @@ def test_held_out_actions_never_train(people, clips):
     assert len(parts[False]) > 20 and len(parts[True] & motion.HELD_OUT) > 10
 
 
+def test_no_laptop_is_left_in_the_air(people):
+    """A long way down from a desk, or a laptop's piece that begins or ends at work: it goes with its table."""
+    still = np.zeros((40, len(people[0].bone_names), 4))
+    still[..., 0] = 1
+    height = np.ones((40, 1)) * (0, 0, 1)
+    at_work = motion._piece(height, still, "sit, type", "laptop", np.full(40, 0.5), np.full(40, 0.8))
+    lying = motion._piece(0.1 * height, still, "lie")
+    for first, second in ((at_work, lying), (lying, at_work), (at_work, at_work)):
+        found = motion._joined(first, second, 30)
+        laptop = found.held == "laptop"
+        np.testing.assert_array_equal(laptop, np.isfinite(found.desk))
+        assert 0 < laptop.sum() < len(found)
+
+
 def test_limbs_go_anywhere_in_their_share_of_the_time(people, clips):
     """Feet are in more places than in all actions together, and what is an action is as without."""
 
