@@ -47,6 +47,10 @@ def _encode(model, images=None, stored=None):
     return tokens, static
 
 
+def _told(stature, device):
+    return None if stature is None else torch.tensor([float(stature)], device=device)
+
+
 def _cat(parts):
     return None if parts[0] is None else torch.cat(parts)
 
@@ -64,9 +68,10 @@ def _padded(window, length):
 class _Windows:
     """Windows over the encoded frames of one run that come one after the other, its length unknown until the end."""
 
-    def __init__(self, model, length, stride):
+    def __init__(self, model, length, stride, stature):
         window_starts(0, length, stride)  # raises for a stride that leaves frames out
         self.model, self.length, self.stride = model, length, stride
+        self.stature = _told(stature, next(model.parameters()).device)
         self.tokens, self.static = [], []
         # What is held are the frames held .. count - 1; `start` is where the next window begins.
         self.held = self.count = self.start = 0
@@ -108,7 +113,7 @@ class _Windows:
         window = [None if s[0] is None else s[0][None, : stop - start] for s in (self.tokens, self.static)]
         (tokens, static), mask = _padded(window, self.length)
         motion = self.model.motion_encoder(static, mask) if self.model.use_motion else None
-        pose = self.model.decode(tokens, motion, mask)[0, : stop - start].float().cpu().numpy()
+        pose = self.model.decode(tokens, motion, mask, self.stature)[0, : stop - start].float().cpu().numpy()
         self.sums[: stop - start] += pose
         self.weights[: stop - start] += 1
         return ready
@@ -124,6 +129,7 @@ def predict_sequence(
     chunk: int = 32,
     features: Callable | None = None,
     progress: Callable | None = None,
+    stature: float | None = None,
 ) -> Float32[np.ndarray, "N 15 3"]:
     """3D poses of all frames of one sequence, metres in the camera frame.
 
@@ -134,10 +140,11 @@ def predict_sequence(
     frames: uint8 RGB (N, H, W, 3), or an object with len() and `.images(indices)`, at the model's input size.
     features: optional callable, frame indices -> dict of the model's frozen features, to read them from a store.
     progress: optional callable, given the number of frames done since the last call.
+    stature: of the wearer, m, for a model that asks for it (`decoder.stature`).
     Raises ValueError where stride exceeds length, as frames between windows would get no pose.
     """
     model.eval()
-    count, windows = len(frames), _Windows(model, length, stride)
+    count, windows = len(frames), _Windows(model, length, stride, stature)
     poses, known = np.empty((count, 15, 3), dtype=np.float32), 0
     while windows.count < count:
         indices = np.arange(windows.count, min(windows.count + min(chunk, windows.wanted), count))
@@ -159,14 +166,22 @@ class PoseStream:
 
     The poses are those that `predict_sequence` gives for each of the `step` interleaved runs of the frames, as
     `evaluation.predict_split` makes them. What is held does not grow: about step * length encoded frames.
-    length, stride, step: see WindowSettings. chunk: frames that are encoded together.
+    length, stride, step: see WindowSettings. chunk: frames that are encoded together. stature: see `predict_sequence`.
     Raises ValueError where stride exceeds length.
     """
 
-    def __init__(self, model: nn.Module, length: int = 64, stride: int = 32, step: int = 1, chunk: int = 32):
+    def __init__(
+        self,
+        model: nn.Module,
+        length: int = 64,
+        stride: int = 32,
+        step: int = 1,
+        chunk: int = 32,
+        stature: float | None = None,
+    ):
         self.model, self.chunk = model.eval(), chunk
         self._waiting = []
-        self._runs = [_Windows(model, length, stride) for _ in range(step)]
+        self._runs = [_Windows(model, length, stride, stature) for _ in range(step)]
         self._ready = [deque() for _ in range(step)]
         self._encoded = self._given = 0
 
@@ -211,11 +226,12 @@ class LivePredictor:
     """Causal prediction for live use: the pose of each frame as it comes, from it and the frames before.
 
     The window is the last `length` of the frames i, i - step, i - 2 step, ...; until there are so many, it is padded
-    and masked as a short sequence is. Each frame is encoded once.
+    and masked as a short sequence is. Each frame is encoded once. stature: see `predict_sequence`.
     """
 
-    def __init__(self, model: nn.Module, length: int = 64, step: int = 1):
+    def __init__(self, model: nn.Module, length: int = 64, step: int = 1, stature: float | None = None):
         self.model, self.length, self.step = model.eval(), length, step
+        self._stature = _told(stature, next(model.parameters()).device)
         self._encoded = deque(maxlen=(length - 1) * step + 1)
 
     @torch.inference_mode()
@@ -230,4 +246,4 @@ class LivePredictor:
         if not self.model.decoder.temporal:  # each frame is decoded by itself: this one alone
             tokens, motion = (None if part is None else part[:, here : here + 1] for part in (tokens, motion))
             here, mask = 0, None
-        return self.model.decode(tokens, motion, mask)[0, here].float().cpu().numpy()
+        return self.model.decode(tokens, motion, mask, self._stature)[0, here].float().cpu().numpy()

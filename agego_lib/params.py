@@ -237,7 +237,8 @@ class DecoderSettings:
     what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
     through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at,
     train_length the frames of the windows that it is trained on, as many more of which make a step (0: those of
-    window.length, which it is tested on).
+    window.length, which it is tested on). stature: of the wearer: not asked for; estimated unless it is told, for which
+    half of the training windows are (rays alone); or given, in training and test alike (agego_lib/stature.py).
     Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """
@@ -250,6 +251,7 @@ class DecoderSettings:
     smoothing: NotNegative
     min_peak: Part
     train_length: Natural
+    stature: Literal["none", "estimated", "given"]
     layers: Count
     heads: Count
     dropout: Part
@@ -280,7 +282,7 @@ class EvaluateSettings:
 RowName = Literal[
     "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
     "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long", "no_spatial_long", "rays", "rays_long",
-    "rays_motion", "rays_plain",
+    "rays_motion", "rays_plain", "full_stature", "rays_stature",
 ]  # fmt: skip
 
 
@@ -364,6 +366,11 @@ def _fits_together(s):
         ("decoder.heads", 128 % s.decoder.heads == 0, "a divisor of 128, the width that the heads share"),
         ("motion.local_blocks", s.motion.local_blocks <= s.motion.depth, f"at most motion.depth ({s.motion.depth})"),
         ("decoder.kind", paper or s.prepare.crop == "fovea", "paper, unless prepare.crop is fovea"),
+        (
+            "decoder.stature",
+            not (paper and s.decoder.stature == "estimated"),
+            "none or given, as decoder.kind is paper",
+        ),
         (
             "ablation.rows",
             paper or not _PAPERS_OWN & {*s.ablation.rows},

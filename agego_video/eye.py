@@ -20,6 +20,7 @@ TRAINED = "artifacts/finetune/model.safetensors"  # in the project's folder, onc
 # Frames a second for which a model trained at 25 to 30 is taken as it is.
 USUAL_FPS = (20, 40)
 ROLLS = (0, 90, 180, 270)
+SHORTEST, TALLEST = 0.5, 2.6  # m, of all people there are
 ERRORS = (VideoError, CalibrationError, WeightsError, params.SettingsError)  # that commands tell in a line
 
 
@@ -50,6 +51,7 @@ class Eye:
     network: for inference, on its device; window: the frames it looks at together, as its config has them. camera: of
     the frames as they are stored; upright: of the same, turned clockwise by `quarters` of a circle, whose view it sees.
     notes: how the camera became known. fov: degrees, where the lens is not known but assumed; else None.
+    stature: of the wearer, m, where it was told; else None.
     """
 
     network: torch.nn.Module
@@ -60,11 +62,13 @@ class Eye:
     view: InputView
     notes: list
     fov: float | None = None
+    stature: float | None = None
 
     @classmethod
-    def of(cls, frames, source, model, calibration, camera, fov, frame_size, mount_roll, device):
+    def of(cls, frames, source, model, calibration, camera, fov, frame_size, mount_roll, device, stature=None):
         """For the frames of a source; the options, and what they raise, are those of `predict_video`."""
         network, config = load_named(model)
+        check_stature(stature, network, model)
         own, notes = camera_of(frames, source, calibration, camera, fov, frame_size)
         if mount_roll not in ROLLS:
             raise VideoError(f"--mount-roll {mount_roll}; expected one of {', '.join(map(str, ROLLS))}")
@@ -72,7 +76,7 @@ class Eye:
         upright = own.turned(quarters)
         view = InputView.of(upright, config["input"]["size"], config["input"]["crop"])
         network = for_inference(network).to(usable(device))
-        return cls(network, config["window"], own, upright, quarters, view, notes, fov)
+        return cls(network, config["window"], own, upright, quarters, view, notes, fov, stature)
 
     def look(self, frame):
         """A BGR frame as it is stored -> (it upright, the view in RGB). Raises ValueError for one of another size."""
@@ -96,6 +100,22 @@ class Eye:
         return (
             f"{fps:.4g} frames a second, but the model's windows are of {span} frames of 25 to 30 a second: motion "
             f"looks slower or faster to it; {otherwise}"
+        )
+
+
+def check_stature(stature, network, model):
+    """Raises VideoError for a stature (m) that nobody has, that the model cannot use, or that it needs and lacks."""
+    asked = network.stature
+    name = model or f"the project's {params.RELEASED}"
+    if stature is None:
+        if asked == "given":
+            raise VideoError(f"{name} must be told how tall the wearer is; tell it: --stature 1.75 (metres)")
+    elif not SHORTEST <= stature <= TALLEST:
+        raise VideoError(f"--stature {stature:g}; expected metres, {SHORTEST} to {TALLEST}")
+    elif asked == "none":
+        raise VideoError(
+            f"--stature: {name} was trained without any (decoder.stature is none), so that it cannot use it; leave it "
+            "out, or name another model with --model"
         )
 
 
@@ -146,6 +166,8 @@ def add_options(parser, kalibr="--camera"):
                         "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
     parser.add_argument("--mount-roll", type=int, choices=ROLLS, default=0, metavar="DEGREES", help="by which frames "
                         "are turned clockwise to be upright: 90, 180 or 270")  # fmt: skip
+    parser.add_argument("--stature", type=float, metavar="METRES", help="how tall the wearer is, which no frame shows "
+                        "(default: estimated)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 

@@ -71,13 +71,15 @@ class Live:
 
     def __init__(
         self, source, model=None, calibration=None, *, camera=None, fov=None, frame_size=None, mount_roll=0,
-        device=None, capture=None, pace=1.0, every_frame=False,
+        device=None, capture=None, pace=1.0, every_frame=False, stature=None,
     ):  # fmt: skip
         self.source, self.name = open_source(source, capture), source
         self._pace, self._every, self._reader = pace, every_frame, None
         self.skipped = Counter()
         try:
-            self.eye = Eye.of(self.source, source, model, calibration, camera, fov, frame_size, mount_roll, device)
+            self.eye = Eye.of(
+                self.source, source, model, calibration, camera, fov, frame_size, mount_roll, device, stature
+            )
             # The first frame through a network takes longer than all others, and so does that of a view.
             self.predictor().push(self.eye.look(np.zeros((*self.eye.camera.size[::-1], 3), np.uint8))[1])
         except BaseException:
@@ -89,7 +91,7 @@ class Live:
         length = self.eye.window["length"]
         if self.eye.network.decoder.temporal:
             length = min(length, HISTORY)
-        return LivePredictor(self.eye.network, length, self.eye.window["step"])
+        return LivePredictor(self.eye.network, length, self.eye.window["step"], self.eye.stature)
 
     @property
     def dropped(self):

@@ -70,6 +70,7 @@ def _fail_without_poses(source, skipped):
 def predict_video(
     source, out, model=None, calibration=None, *, camera=None, fov=None, frame_size=None, mount_roll=0,
     overlay="h264", every=1, fps=None, chunk=32, device=None, bvh="rotations", gltf=False, trajectory=None,
+    stature=None,
 ):  # fmt: skip
     """Predict the poses of a fisheye video and write them into the folder `out` -> Prediction.
 
@@ -87,6 +88,7 @@ def predict_video(
     used. fps: frames a second of a folder of images. device: as torch names it; by default a GPU where there is one.
     bvh: "rotations" or "positions", see write_bvh. gltf: whether to write motion.glb too. trajectory: a Trajectory of
     the camera as it is mounted: then the joints in the world are written too, and motion.bvh and motion.glb are there.
+    stature: how tall the wearer is, m, which frames do not show: a person twice as large, twice as far, looks the same.
 
     A frame that does not decode or has another size is counted in `skipped` and has no pose: joints.csv and joints.npz
     leave it out, motion.bvh fills it linearly, overlay.mp4 leaves the picture before standing. Time is that of the
@@ -104,11 +106,11 @@ def predict_video(
         trajectory.check_overlap(frames.length)
     if Path(source).resolve() in [(Path(out) / name).resolve() for name in OUTPUTS.values()]:
         raise VideoError(f"{source}: would be overwritten; choose another folder with --out")
-    eye = Eye.of(frames, source, model, calibration, camera, fov, frame_size, mount_roll, device)
+    eye = Eye.of(frames, source, model, calibration, camera, fov, frame_size, mount_roll, device, stature)
     window, rate = eye.window, frames.fps / every
 
     def stream():
-        return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk)
+        return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk, stature)
 
     outputs = Outputs(out, rate, eye, overlay, bvh, gltf, trajectory)
     skipped, last, part = {}, None, stream()

@@ -136,6 +136,8 @@ def tables(settings):
                 "rays_long": "the same, trained on four times the passes",
                 "rays_motion": "rays and time with the motion stream, not mirrored",
                 "rays_plain": "rays and time without any augmentation",
+                "rays_stature": "rays and time, told the wearer's stature",
+                "full_stature": "the paper's decoder, told the wearer's stature",
             },
             {},
         ),
@@ -377,7 +379,7 @@ def methods_table(results, root, settings, facts=None):
 
 # What a part of a method is worth (EgoPW's differs from Mo2Cap2's in its labels and in training on both sets at once),
 # the best of those that see one frame beside the decoder that sees windows, what is left of its lead where the paper's
-# decoder does without its cross-attention, and what more passes are worth to it.
+# decoder does without its cross-attention, what more passes are worth to it, and what knowing the stature is.
 PAIRS = (
     ("baseline_sceneego_true_depth", "baseline_sceneego"),
     ("baseline_egopw", "baseline_egopw_one_view"),
@@ -389,6 +391,8 @@ PAIRS = (
     ("baseline_egotap", "rays"),
     ("rays", "no_cross_attention"),
     ("rays_long", "rays"),
+    ("rays_stature", "rays"),
+    ("rays_stature", "full_stature"),
 )
 
 

@@ -67,6 +67,8 @@ def motion_parts():
 
 
 class TinyPose(nn.Module):
+    stature = "none"
+
     def __init__(self):
         super().__init__()
         self.fixed, self.norm, self.head = nn.Linear(8, 16).requires_grad_(False), nn.BatchNorm1d(16), nn.Linear(16, 45)
@@ -74,7 +76,7 @@ class TinyPose(nn.Module):
     def streams(self, trunk, mask):
         return None, trunk
 
-    def decode(self, tokens, trunk, mask):
+    def decode(self, tokens, trunk, mask, stature):
         hidden = torch.zeros(*mask.shape, 16)
         hidden[mask] = self.norm(self.fixed(trunk[mask]))
         return self.head(hidden).unflatten(-1, (15, 3))

@@ -80,6 +80,8 @@ def motion_parts():
 class TinyPose(nn.Module):
     """Stands for AGEgoPose: features in, joints out, with dropout and BatchNorm between."""
 
+    stature = "none"
+
     def __init__(self):
         super().__init__()
         self.fixed = nn.Linear(8, 16).requires_grad_(False)
@@ -88,7 +90,7 @@ class TinyPose(nn.Module):
     def streams(self, trunk, mask):
         return None, trunk
 
-    def decode(self, tokens, trunk, mask):
+    def decode(self, tokens, trunk, mask, stature):
         hidden = torch.zeros(*mask.shape, 16)
         hidden[mask] = self.drop(self.norm(self.fixed(trunk[mask])))
         return self.head(hidden).unflatten(-1, (15, 3))

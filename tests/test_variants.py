@@ -54,7 +54,7 @@ def differences(one, other, path=""):
     return found
 
 
-RAYS = {"decoder.kind", "decoder.layers", "decoder.smoothing", "loss.lambda_velocity"}
+RAYS = {"decoder.kind", "decoder.layers", "decoder.smoothing", "decoder.stature", "loss.lambda_velocity"}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ RAYS = {"decoder.kind", "decoder.layers", "decoder.smoothing", "loss.lambda_velo
         ),
         ("rays_motion", RAYS | {"decoder.turn_degrees", "decoder.hidden_share"}),
         ("rays_plain", RAYS | {"decoder.use_motion"}),
+        ("full_stature", {"decoder.stature"}),
         ("window_half", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
         ("window_double", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
     ],
@@ -147,7 +148,7 @@ def test_protocol(settings):
 
 def test_every_row_of_the_settings_is_known():
     names = set(re.findall(r"'(\w+)'", str(params.AblationSettings.__annotations__["rows"])))
-    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 16
+    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 18
 
 
 # --- The tables ----------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
         SEEDED,
         rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
               "sceneego_only", "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long",
-              "no_spatial_long", "rays", "rays_long", "rays_motion", "rays_plain"),
+              "no_spatial_long", "rays", "rays_long", "rays_motion", "rays_plain", "full_stature", "rays_stature"),
         heatmap_losses=("mse", "scratch"),
         seeds=(),
         baselines=METHODS,

@@ -13,6 +13,7 @@ from agego_lib.inference import predict_sequence
 from agego_lib.params import WindowSettings
 from agego_lib.progress import bar
 from agego_lib.skeleton import JOINT_NAMES
+from agego_lib.stature import stature
 
 Poses = Float32[np.ndarray, "_ 15 3"]  # of the frames of one sequence, m
 
@@ -36,12 +37,14 @@ def predict_split(
 ) -> list[Poses]:
     """Poses of every frame of prepared sequences, in the order of `sequences`.
 
-    store: the split's FeatureStore, or None to compute from the images.
+    store: the split's FeatureStore, or None to compute from the images. A model whose stature is `given` is told that
+    of each sequence's labels, their median.
     """
-    poses = []
+    poses, told = [], model.stature == "given"
     with bar(sum(len(s) for s in sequences), label, "frame") as progress:
         for index, sequence in enumerate(sequences):
             pose = np.empty((len(sequence), 15, 3), dtype=np.float32)
+            wearer = float(np.median(stature(sequence.joints_3d))) if told else None
             for start, stop in segments(sequence.frame_numbers, window.max_gap):
                 for first in range(start, min(start + window.step, stop)):
                     frames = np.arange(first, stop, window.step)
@@ -52,6 +55,7 @@ def predict_split(
                         stride=window.stride,
                         features=store and (lambda i, frames=frames, n=index: store.read(n, frames[i])),
                         progress=progress.update,
+                        stature=wearer,
                     )
             poses.append(pose)
     return poses

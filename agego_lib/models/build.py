@@ -33,8 +33,17 @@ ABLATIONS = {
 
 # Settings of each kind of decoder that the model is built with; the others say how it starts and trains.
 DECODERS = {
-    "paper": ("layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding"),
-    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length"),
+    "paper": (
+        "layers",
+        "heads",
+        "dropout",
+        "norm_first",
+        "embedding",
+        "input_scale",
+        "memory_joint_embedding",
+        "stature",
+    ),
+    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length", "stature"),
 }
 
 

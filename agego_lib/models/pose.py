@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agego_lib.stature import known, resized
+
 from .backbone import Image
 from .heatmap import HeatmapNet
 from .motion import FrameEncoder, Mask, MotionEncoder
@@ -28,6 +30,7 @@ class PoseDecoder(nn.Module):
         without cross-attention and memory_joint_embedding every joint gets the same offset from output_mean.
     head_hidden: widths of the pose head's hidden layers.
     output_mean: pose added to the head's output, for example the training split's mean; zeros when None.
+    stature: "given" where it is told the wearer's, and answers for a person of average stature, who is resized.
     temporal: that each frame is decoded by itself.
     Raises ValueError when no stream is used.
     """
@@ -49,8 +52,10 @@ class PoseDecoder(nn.Module):
         use_cross_attention: bool = True,
         head_hidden: tuple[int, ...] = (128, 64),
         output_mean: Float[np.ndarray | Tensor, "J 3"] | None = None,
+        stature: str = "none",
     ):
         super().__init__()
+        self.stature = stature
         if not (use_spatial or use_motion):
             raise ValueError("use_spatial and use_motion are both off: the decoder has nothing to read")
         self.dim, self.num_joints = dim, num_joints
@@ -96,8 +101,10 @@ class PoseDecoder(nn.Module):
         memory = self.memory(torch.cat(parts, dim=-1))
         return memory if self.joint_embedding is None else memory + self.joint_embedding
 
-    def forward(self, spatial_tokens: Tokens | None, motion: Motion | None) -> Joints:
-        """Raises ValueError when the tokens of a stream in use are missing."""
+    def forward(
+        self, spatial_tokens: Tokens | None, motion: Motion | None, stature: Float[Tensor, " B"] | None = None
+    ) -> Joints:
+        """Raises ValueError when the tokens of a stream in use, or a stature that must be given, are missing."""
         if self.use_spatial and spatial_tokens is None:
             raise ValueError("use_spatial is on, but spatial_tokens is None")
         if self.use_motion and motion is None:
@@ -107,7 +114,8 @@ class PoseDecoder(nn.Module):
             memory = x.flatten(0, 1)
             queries = self.queries.expand(len(memory), -1, -1)
             x = self.decoder(queries, memory).unflatten(0, x.shape[:2])
-        return self.head(x) + self.output_mean
+        joints = self.head(x) + self.output_mean
+        return resized(joints, known(stature)) if self.stature == "given" else joints
 
 
 class AGEgoPose(nn.Module):
@@ -152,6 +160,7 @@ class AGEgoPose(nn.Module):
             motion_dim = self.motion_encoder.dim if use_motion else 384
             decoder = PoseDecoder(motion_dim=motion_dim, **switches)
         self.decoder = decoder
+        self.stature = decoder.stature  # whether the wearer's is asked for
         for name, value in switches.items():
             if getattr(decoder, name) != value:
                 raise ValueError(f"{name} is {value}, but the decoder was built with {getattr(decoder, name)}")
@@ -228,9 +237,20 @@ class AGEgoPose(nn.Module):
             motion = self.motion_encoder(self.frame_encoder.head(trunk.to(dtype), mask), mask)
         return tokens, motion
 
-    def decode(self, tokens: Tokens | None, motion: Motion | None, mask: Mask = None) -> Joints:
-        """Both streams of windows -> joints. A decoder that looks at one frame at a time needs no mask."""
-        return self.decoder(tokens, motion, mask) if self.decoder.temporal else self.decoder(tokens, motion)
+    def decode(
+        self,
+        tokens: Tokens | None,
+        motion: Motion | None,
+        mask: Mask = None,
+        stature: Float[Tensor, " B"] | None = None,
+    ) -> Joints:
+        """Both streams of windows -> joints. A decoder that looks at one frame at a time needs no mask.
+
+        stature: of the wearers, m, NaN where it is not known; see `decoder.stature`.
+        """
+        if self.decoder.temporal:
+            return self.decoder(tokens, motion, mask, stature)
+        return self.decoder(tokens, motion, stature)
 
     def forward(self, images: Float[Tensor, "B T 3 H W"], mask: Mask = None) -> Joints:
         """Windows of images -> joints; the mask is False where a frame is padding."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from agego_lib.camera import view
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.skeleton import LEFT_RIGHT_PAIRS, NUM_JOINTS
+from agego_lib.stature import AVERAGE, known, resized
 
 RAYS = 3  # of each map: through its first and its second peak, and through its middle
 TOKEN = 3 * RAYS + 5  # and the peaks' values, the spread along u and v, the sum
@@ -213,7 +214,9 @@ class RayDecoder(nn.Module):
     ray is the joint's mean distance times a factor; the other place is its mean place and an offset.
     output_mean: the training split's mean pose, metres. use_motion: whether each frame has a token of the motion
     stream beside its joints'. train_length: frames of the windows that it is trained on, 0: of whole ones; frames
-    further apart than it often sees there count as equally far. smoothing: the width of
+    further apart than it often sees there count as equally far. stature: of the wearer: "none" where it is not asked
+    for, "estimated" where the decoder estimates it, the same for a whole window, unless it is told, "given" where it
+    must be told. smoothing: the width of
     `smoothed`, through which all joints go, in the window's frames; 0: none. min_peak: frames of which no map reaches
     this value, such as dark ones, are not attended to, and their joints lie `between` those of others; 0: none.
     temporal: that it reads whole windows of tokens, so that live prediction must keep them.
@@ -234,8 +237,10 @@ class RayDecoder(nn.Module):
         smoothing: float = 0.0,
         min_peak: float = 0.0,
         train_length: int = 0,
+        stature: str = "none",
     ):
         super().__init__()
+        self.stature = stature
         self.use_motion, self.smoothing, self.min_peak = use_motion, smoothing, min_peak
         mean = torch.as_tensor(output_mean).float()
         self.register_buffer("output_mean", mean)
@@ -249,14 +254,22 @@ class RayDecoder(nn.Module):
         # It starts half-way between the mean pose and each ray at the mean distance.
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
+        if stature == "estimated":
+            self.estimate = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))
+            nn.init.zeros_(self.estimate[-1].weight)
+            nn.init.zeros_(self.estimate[-1].bias)
 
     def forward(
         self,
         tokens: Tokens,
         motion: Float[Tensor, "B T motion_dim"] | None = None,
         mask: Bool[Tensor, "B T"] | None = None,
+        stature: Float[Tensor, " B"] | None = None,
     ) -> Joints:
-        """The mask is False where a frame is padding. Raises ValueError where the motion in use is missing."""
+        """The mask is False where a frame is padding; stature: m, NaN where it is not known.
+
+        Raises ValueError where the motion in use, or a stature that must be given, is missing.
+        """
         if self.use_motion and motion is None:
             raise ValueError("use_motion is on, but motion is None")
         if self.min_peak:
@@ -276,5 +289,17 @@ class RayDecoder(nn.Module):
         free = self.output_mean + torch.stack(offset, dim=-1)
         share = share.sigmoid()[..., None]
         joints = share * on_ray + (1 - share) * free
+        if self.stature != "none":
+            joints = resized(joints, self._stature(x[:, :, :NUM_JOINTS], mask, stature))
         joints = smoothed(joints, self.smoothing, mask) if self.smoothing else joints
         return between(joints, mask) if self.min_peak else joints
+
+    def _stature(self, x, mask, told):
+        """m, (B,): as told, and where it is not, estimated from the joints' features (B, T, J, dim) of the window."""
+        if self.stature == "given":
+            return known(told)
+        each = self.estimate(x.mean(2)).float()[..., 0]
+        weights = torch.ones_like(each) if mask is None else mask.to(each.dtype)
+        mean = (each * weights).sum(1) / weights.sum(1).clamp_min(1)
+        estimated = AVERAGE * mean.clamp(-1, 1).exp()
+        return estimated if told is None else torch.where(told.isnan(), estimated, told.to(estimated.dtype))

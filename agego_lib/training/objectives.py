@@ -12,6 +12,7 @@ from agego_lib.heatmaps import gaussian_heatmaps
 from agego_lib.images import normalise, to_tensor
 from agego_lib.losses import PoseLoss, heatmap_loss
 from agego_lib.progress import bar
+from agego_lib.stature import stature
 from agego_lib.training.fabric import make_fabric
 
 
@@ -126,11 +127,24 @@ class PoseObjective(nn.Module):
         tokens, motion = self.model.streams(**features, mask=mask)
         if self.augmentation is not None and self.training:
             tokens, target = self.augmentation(tokens, target)
-        prediction = self.model.decode(tokens, motion, mask)
+        prediction = self.model.decode(tokens, motion, mask, self._told(target, mask))
         total, terms = self.loss(prediction.float(), target, mask)
         values = {name: term.detach() for name, term in terms.items()}
         error = metrics.mpjpe(prediction.detach().float()[mask], target[mask])
         return total, {"loss": total.detach(), **values, "mpjpe_mm": error * 1000}
+
+    def _told(self, target, mask):
+        """The wearers' statures, m, (B,), from labels of each window; NaN where they are not told; None: of no one."""
+        asked = self.model.stature
+        if asked == "none":
+            return None
+        each = torch.where(mask, stature(target), 0)
+        mean = each.sum(1) / mask.sum(1).clamp_min(1)
+        if asked == "given":
+            return mean
+        # Half of them are to be estimated in training, and all when it is tested.
+        unknown = torch.rand_like(mean) < (0.5 if self.training else 1)
+        return mean.masked_fill(unknown, torch.nan)
 
     def terms(self, batch):
         """How many frames the loss is a mean over."""

@@ -35,12 +35,17 @@ def _rays(settings, **other):
     smoothing = 2.0 if settings.window.step == 1 else 0.0
     # A step then sees four times as many sequences, from which it learns more.
     train_length = 16 if settings.window.length > 16 else 0
-    new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True} | other
+    new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True}
+    new |= {"stature": "estimated"} | other
     return replace(
         settings,
         decoder=replace(settings.decoder, layers=4, smoothing=smoothing, train_length=train_length, **new),
         loss=replace(settings.loss, lambda_velocity=2.0),
     )
+
+
+def _told_stature(settings):
+    return replace(settings, decoder=replace(settings.decoder, stature="given"))
 
 
 def _long(settings, times):
@@ -70,6 +75,9 @@ CHANGES = {
     # Four times: about half of the time that the full model takes for its own passes.
     "rays_long": lambda settings: _long(_rays(settings), 4),
     "rays_plain": lambda settings: _rays(settings, turn_degrees=0.0, hidden_share=0.0, mirror=False),
+    # Both decoders told how tall the wearer is.
+    "rays_stature": lambda settings: _rays(settings, stature="given"),
+    "full_stature": _told_stature,
     # Tables 4 and 5 again: whether a row is worse, or only behind.
     **{f"{row}_long": lambda settings: _long(settings, 2) for row in ABLATIONS},
 }
