@@ -211,7 +211,7 @@ def test_every_frame_is_in_a_window_and_no_window_crosses_a_hole(numbers, shape,
 class Echo(torch.nn.Module):
     """Answers each frame with its brightness plus a number of its own for each window, whose mean is then known."""
 
-    use_spatial, use_motion = True, False
+    use_spatial, use_motion, stature = True, False, "none"
 
     def __init__(self):
         super().__init__()
@@ -222,7 +222,7 @@ class Echo(torch.nn.Module):
         # to_tensor normalises: x = (value / 255 - mean) / std of the first channel.
         return {"heatmaps": ((images[:, 0, 0, 0] * 0.229 + 0.485) * 255).round()}
 
-    def decode(self, tokens, motion, mask):
+    def decode(self, tokens, motion, mask, stature):
         self.windows.append(tokens[0].numpy().copy())
         number = len(self.windows)
         return (tokens + number)[..., None, None].expand(*tokens.shape, 15, 3)
