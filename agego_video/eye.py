@@ -166,8 +166,8 @@ def add_options(parser, kalibr="--camera"):
                         "in the frames' pixels, where they were cut out of its middle")  # fmt: skip
     parser.add_argument("--mount-roll", type=int, choices=ROLLS, default=0, metavar="DEGREES", help="by which frames "
                         "are turned clockwise to be upright: 90, 180 or 270")  # fmt: skip
-    parser.add_argument("--stature", type=float, metavar="METRES", help="how tall the wearer is, which no frame shows "
-                        "(default: estimated)")  # fmt: skip
+    parser.add_argument("--stature", type=float, metavar="METRES", help="how tall the wearer is, which no frame shows, "
+                        "for models trained with decoder.stature (default: estimated)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 

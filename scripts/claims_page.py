@@ -174,7 +174,8 @@ def main():
                 "mm, means of its trainings; in brackets the 95 % interval of the change from the full model (of "
                 "Tables 4 and 5 on twice the passes: from `full_long`); the "
                 "acceleration error in mm a frame squared. `rays`: "
-                "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too. `window_adaptive`: "
+                "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too. `_stature`: told "
+                "how tall each test person is, as the labels say. `window_adaptive`: "
                 "nothing trained; each joint from the shortest of the three windows of which half reaches back to a "
                 "frame in which its heatmap showed it.\n",
                 markdown(errors(found)),
