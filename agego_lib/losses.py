@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agego_lib.skeleton import BONES, NUM_JOINTS
+from agego_lib.skeleton import bones
 
 # A bone shorter than this (metres) has no direction that a cosine could compare.
 MIN_BONE_LENGTH = 1e-6
@@ -64,14 +64,6 @@ def _valid_frames(pred, target, mask):
     return _at_least_float32(pred), _at_least_float32(target)
 
 
-def _bones(joints):
-    """Bone vectors b_pc = X_c - X_p of Sec. 3.4: (..., 15, 3) -> (..., 14, 3)."""
-    if joints.shape[-2] != NUM_JOINTS:
-        raise ValueError(f"{joints.shape[-2]} joints in {tuple(joints.shape)}; the skeleton has {NUM_JOINTS}")
-    parents, children = zip(*BONES, strict=True)
-    return joints[..., list(children), :] - joints[..., list(parents), :]
-
-
 def position_loss(pred: Float[Tensor, "*N J 3"], target: Float[Tensor, "*N J 3"], mask: Mask = None) -> Scalar:
     """L_pos of Sec. 3.4: mean Euclidean distance over joints and frames, in the unit of the input.
 
@@ -87,7 +79,7 @@ def bone_length_loss(pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 1
     Raises ValueError as `position_loss`.
     """
     pred, target = _valid_frames(pred, target, mask)
-    lengths = [torch.linalg.vector_norm(_bones(joints), dim=-1) for joints in (pred, target)]
+    lengths = [torch.linalg.vector_norm(bones(joints), dim=-1) for joints in (pred, target)]
     return (lengths[0] - lengths[1]).square().mean()
 
 
@@ -98,7 +90,7 @@ def bone_cosine_loss(pred: Float[Tensor, "*N 15 3"], target: Float[Tensor, "*N 1
     Raises ValueError as `position_loss`.
     """
     pred, target = _valid_frames(pred, target, mask)
-    a, b = _bones(pred), _bones(target)
+    a, b = bones(pred), bones(target)
     norm_a, norm_b = torch.linalg.vector_norm(a, dim=-1), torch.linalg.vector_norm(b, dim=-1)
     defined = (norm_a > MIN_BONE_LENGTH) & (norm_b > MIN_BONE_LENGTH)
     # The inner `where` keeps the division, and so the gradient, finite where the outer one discards the value.

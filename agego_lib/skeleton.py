@@ -45,3 +45,14 @@ SIDE_COLOURS = {"right": "#D55E00", "left": "#0072B2", "centre": "#555555"}
 def side(joint):
     """Side of the body that a joint index belongs to: "right", "left" or "centre"."""
     return JOINT_NAMES[joint].split("_")[0] if joint else "centre"
+
+
+def bones(joints):
+    """Bone vectors b_pc = X_c - X_p of Sec. 3.4, of BONES: array or tensor (..., 15, 3) -> (..., 14, 3).
+
+    Raises ValueError for another number of joints.
+    """
+    if joints.shape[-2] != NUM_JOINTS:
+        raise ValueError(f"{joints.shape[-2]} joints in {tuple(joints.shape)}; the skeleton has {NUM_JOINTS}")
+    parents, children = zip(*BONES, strict=True)
+    return joints[..., list(children), :] - joints[..., list(parents), :]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from agego_lib.datasets import DatasetError
 from agego_lib.progress import bar
-from agego_lib.skeleton import BONES
+from agego_lib.skeleton import BONES, bones
 
 from .selfpose import rotations
 
@@ -28,7 +28,6 @@ OUTLIER = 3.0  # deviations from which on a residual counts ever less
 RIDGE = 3.0  # of the regression of distances on directions, of unit vectors
 STEPS, RATE = (150, 500), 0.03  # of Adam: by the head camera alone, then with both
 AROUND = 10  # frames to either side over which the outside camera's first turns are averaged
-PARENT, CHILD = (list(ends) for ends in zip(*BONES, strict=True))
 
 
 def check_outside(sequences):
@@ -102,7 +101,7 @@ class _Prior:
         # Nothing is known to less than some centimetres.
         root = np.linalg.inv(np.linalg.cholesky(np.cov(moved.T) + 1e-3 * np.eye(moved.shape[1])))
         self.mean, self.root = torch.from_numpy(moved.mean(0)).float(), torch.from_numpy(root).float()
-        lengths = np.linalg.norm(poses[:, PARENT] - poses[:, CHILD], axis=-1).mean(0)
+        lengths = np.linalg.norm(bones(poses), axis=-1).mean(0)
         self.lengths = torch.from_numpy(lengths).float()
         x, y = F.pad(rays, (0, 1), value=1.0), torch.from_numpy(np.linalg.norm(poses, axis=-1)).float().log()
         self.regression = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y)
@@ -194,10 +193,9 @@ def pseudo_labels(wild, labelled, outside=True, label="pseudo labels"):
     def energy():
         joints = poses()
         off = (F.normalize(joints, dim=-1) - seen.rays).square().sum(-1)
-        bones = (joints[:, PARENT] - joints[:, CHILD]).norm(dim=-1)
         lengths = prior.lengths * (LENGTH * size).exp()
         total = robust(off / direction.square()).sum() + PRIOR * prior.energy(joints).sum()
-        total = total + ((bones - lengths[seen.sequence]) / BONE).square().sum()
+        total = total + ((bones(joints).norm(dim=-1) - lengths[seen.sequence]) / BONE).square().sum()
         total = total + (size.square().sum(1)[seen.sequence]).sum()
         if camera:
             six, place = camera
