@@ -2,7 +2,8 @@
 
 Ten people a set with two sequences each, of bodies and mounts that no training draws; every second sequence shows
 actions that none does (agego_data/synthetic.py). Intervals are 95 % bootstraps over people. The mean pose is that of
-the model's own training.
+the model's own training. A model that estimates the wearer's stature is also told it (`predict --stature`): that of
+the labels.
 """
 
 import tempfile
@@ -49,14 +50,19 @@ def prepared(folder, root, view, quick, workers, **hard):
     return found
 
 
-def row(name, poses, sequences, mean):
-    """Errors of a set, with those of the mean pose."""
+def row(name, stature, poses, sequences, mean):
+    """Errors of a set, with those of the mean pose. stature: none, estimated or told."""
     errors = sequence_errors(poses, sequences)
     found, still = (
         errors.report(),
         sequence_errors([np.broadcast_to(mean, p.shape) for p in poses], sequences).summary(),
     )
-    entry = {"set": f"{TITLES[name]}-like", "people": len(set(errors.people)), "frames": sum(errors.lengths)}
+    entry = {
+        "set": f"{TITLES[name]}-like",
+        "stature": stature,
+        "people": len(set(errors.people)),
+        "frames": sum(errors.lengths),
+    }
     for key in (*(f"{key}_mm" for key in HEADLINE), "acceleration_mm"):
         entry |= {key: found[key], f"{key}, mean pose": still[key]}
         if key in found["interval_95"]:
@@ -73,16 +79,19 @@ def main():
     rows, groups = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, sequences in prepared(Path(folder), root, config["input"], options.quick, options.threads).items():
-            poses = predict_split(network, sequences, WindowSettings(**config["window"]))
-            entry, groups[name] = row(name, poses, sequences, model.decoder.output_mean.numpy())
-            rows.append(entry)
+            for stature in (model.stature, "told")[: 1 + (model.stature == "estimated")]:
+                told = stature == "told"
+                poses = predict_split(network, sequences, WindowSettings(**config["window"]), told=told)
+                entry, parts = row(name, stature, poses, sequences, model.decoder.output_mean.numpy())
+                rows.append(entry)
+                groups |= {} if told else {name: parts}
     settings = {
         "model": options.model or "released",
         "model_sha256": file_digest(path),
         "seed": SEED,
         "frame scale": SCALE,
     }
-    last = rows[-1]
+    last = [entry for entry in rows if entry["stature"] != "told"][-1]
     targets = [target(f"{most:g} over {key} ({last['set']})", most / last[key], 1.0) for key, most in WANTED.items()]
     report("rendered", options, settings, rows, targets, groups=groups)
 

@@ -64,7 +64,8 @@ def figures(root):
         "acceleration_mm": "acceleration error (mm a frame squared)",
     }
     for n in rendered["rows"] if rendered else ({"set": name} for name in ("EgoPW-like", "SceneEgo-like")):
-        what = f"rendered test people, {n['set']}"
+        told = ", told their stature" if n.get("stature") == "told" else ""
+        what = f"rendered test people, {n['set']}{told}"
         for key, measure in measures.items():
             interval = f"{n[f'{key}, interval']}; " if f"{key}, interval" in n else ""
             value = f"{n[key]:.1f} ({interval}mean pose: {n[f'{key}, mean pose']:.1f})" if rendered else NONE

@@ -155,9 +155,11 @@ def test_a_split_is_tested_with_its_peoples_own(monkeypatch):
             return np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8)[indices]
 
     sequence, window = Sequence(), WindowSettings(length=4, stride=2, step=1, max_gap=3)
-    for mode, told in (("given", 1.1 * float(stature(MEAN))), ("estimated", None), ("none", None)):
+    own = 1.1 * float(stature(MEAN))
+    cases = [("given", False, own), ("estimated", False, None), ("estimated", True, own), ("none", False, None)]
+    for mode, tell, told in cases:
         model = model_of(mode)
-        (found,) = predict_split(model, [sequence], window)
+        (found,) = predict_split(model, [sequence], window, told=tell)
         images = sequence.images(np.arange(5))
         np.testing.assert_allclose(found, predict_sequence(model, images, length=4, stride=2, stature=told), rtol=1e-4)
 

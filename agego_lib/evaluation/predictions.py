@@ -33,14 +33,14 @@ class _Frames:
 
 
 def predict_split(
-    model: nn.Module, sequences, window: WindowSettings, store=None, label: str = "predicting"
+    model: nn.Module, sequences, window: WindowSettings, store=None, label: str = "predicting", told: bool = False
 ) -> list[Poses]:
     """Poses of every frame of prepared sequences, in the order of `sequences`.
 
-    store: the split's FeatureStore, or None to compute from the images. A model whose stature is `given` is told that
-    of each sequence's labels, their median.
+    store: the split's FeatureStore, or None to compute from the images. told: whether a model that estimates the
+    stature is told it, that of each sequence's labels (median); one whose stature is `given` always is.
     """
-    poses, told = [], model.stature == "given"
+    poses, told = [], told or model.stature == "given"
     with bar(sum(len(s) for s in sequences), label, "frame") as progress:
         for index, sequence in enumerate(sequences):
             pose = np.empty((len(sequence), 15, 3), dtype=np.float32)
