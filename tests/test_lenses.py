@@ -77,7 +77,8 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["rendered", "--quick", "--threads=1", f"--out={tmp_path}"])
     rendered.main()
     result = json.loads((tmp_path / "rendered.json").read_text())
-    assert [row["set"] for row in result["rows"]] == ["EgoPW-like", "SceneEgo-like"]
+    found = [(row["set"], row["stature"]) for row in result["rows"]]
+    assert found == [(name, told) for name in ("EgoPW-like", "SceneEgo-like") for told in ("estimated", "told")]
     for row in result["rows"]:
         assert row["people"] == 1 and row["frames"] == 8
         # Even on eight frames of one person it knows more than a pose that never moves.
