@@ -534,6 +534,11 @@ def test_claims_are_judged_by_their_intervals():
     assert page.verdict([better], 3, better) == "undecided here: the full model was still learning"
     assert page.verdict([better], 3, None) == "undecided here: more passes were not tried"
     assert page.verdict([worse], 3, better) == "confirmed here"
+    # Other windows are other numbers of frames learned from: either way only what has stopped learning decides.
+    assert page.verdict([worse], 3, better, True) == "undecided here: the full model was still learning"
+    assert page.verdict([worse], 3, either, True) == "confirmed here"
+    assert page.verdict([better], 3, either, True) == "refuted here"
+    assert page.verdict([worse], 3, None, True) == "undecided here: more passes were not tried"
     # Every measure is one that the metrics have, every row one that can be asked for.
     assert {measure for *_, measures in page.CLAIMS for measure in measures} <= set(results.MEASURES)
     assert {row for _, row, _ in page.CLAIMS} <= {*ABLATIONS, *CHANGES, *LOSSES, "sceneego_only"}
