@@ -110,7 +110,7 @@ def predict_video(
     window, rate = eye.window, frames.fps / every
 
     def stream():
-        return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk, stature)
+        return PoseStream(eye.network, window["length"], window["stride"], window["step"], chunk, eye.stature)
 
     outputs = Outputs(out, rate, eye, overlay, bvh, gltf, trajectory)
     skipped, last, part = {}, None, stream()

@@ -76,22 +76,22 @@ def main():
     path = Path(options.model) if options.model else params.locate(root, params.RELEASED)
     model, config = load_model(path)
     network = for_inference(model)
+    kinds = ["estimated", "told"] if model.stature == "estimated" else [model.stature]
     rows, groups = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, sequences in prepared(Path(folder), root, config["input"], options.quick, options.threads).items():
-            for stature in (model.stature, "told")[: 1 + (model.stature == "estimated")]:
-                told = stature == "told"
-                poses = predict_split(network, sequences, WindowSettings(**config["window"]), told=told)
-                entry, parts = row(name, stature, poses, sequences, model.decoder.output_mean.numpy())
+            for kind in kinds:
+                poses = predict_split(network, sequences, WindowSettings(**config["window"]), told=kind == "told")
+                entry, parts = row(name, kind, poses, sequences, model.decoder.output_mean.numpy())
                 rows.append(entry)
-                groups |= {} if told else {name: parts}
+                groups.setdefault(name, parts)
     settings = {
         "model": options.model or "released",
         "model_sha256": file_digest(path),
         "seed": SEED,
         "frame scale": SCALE,
     }
-    last = [entry for entry in rows if entry["stature"] != "told"][-1]
+    last = rows[-len(kinds)]
     targets = [target(f"{most:g} over {key} ({last['set']})", most / last[key], 1.0) for key, most in WANTED.items()]
     report("rendered", options, settings, rows, targets, groups=groups)
 

@@ -149,14 +149,14 @@ class Study:
         def different(key):
             return "; ".join(dict.fromkeys(each[key] for each in made))
 
-        start = " Heatmap networks started from the weights that `released.dvc` names there."
-        return (
+        text = (
             f"Measured at {different('commit')}, profile `study`: {self.settings.prepare.size} px, "
             f"{windows(self.settings.window)}, {self.settings.visual.backbone}; {different('machine')}, torch "
             f"{different('torch')}; {len(made)} trainings took {hours:.1f} hours, side by side on a core each."
-            + start
-            * (self.settings.heatmap.init == "released")
         )
+        if self.settings.heatmap.init == "released":
+            text += " Heatmap networks started from the weights that `released.dvc` names there."
+        return text
 
 
 def put(page, start, end, rows):
