@@ -1,7 +1,10 @@
 """Imports run one way: the method imports no other room, rooms only those below, the library nothing beside it."""
 
 import ast
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,18 @@ def test_an_environment_behind_a_link_is_left_alone(tmp_path):
     (here / ".venv").unlink()
     done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     assert "is a link" not in done.stderr and "python-that-is-nowhere" in done.stderr
+
+
+def test_threads_of_commands_wait_as_long_as_make_says():
+    makefile = re.search(r"export GOMP_SPINCOUNT \?= (\d+)", (ROOT / "Makefile").read_text())[1]
+
+    def heard(given):
+        """What OpenMP itself says that it was told."""
+        environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        environment |= {"OMP_DISPLAY_ENV": "verbose", "PYTHONPATH": str(ROOT), **given}
+        run = [sys.executable, "-c", "import agego_lib.live"]
+        said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stderr
+        return set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said))
+
+    assert heard({}) == {makefile}
+    assert heard({"GOMP_SPINCOUNT": "5"}) == {"5"}
