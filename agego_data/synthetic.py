@@ -7,6 +7,7 @@ The same seed gives the same bytes, whatever the number of processes.
 import csv
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +23,7 @@ from agego_data.motion import load_clips, make_motion, on_the_floor
 from agego_data.optics import Optics
 from agego_data.others import find_other
 from agego_data.outside import outside_view
+from agego_data.resume import bring, finish, waiting_room
 from agego_data.scene import Sounder, Stage, Viewer
 from agego_data.stretches import MAX_SHARE, Stretches, with_stretches
 from agego_lib.camera import FisheyeCamera
@@ -224,7 +226,9 @@ def _render(job, sources, out, progress=None):
     lost = int(rng.integers(0, min(2, len(spoilt)) + 1))
     missing, no_pose = set(spoilt[:lost].tolist()), set(spoilt[lost:].tolist())
 
-    folder = Path(out) / job.folder
+    # Under its name once it is whole; a process of a run that was killed may still be at the same sequence.
+    folder = Path(out) / f"{job.folder}.{os.getpid()}.part"
+    shutil.rmtree(folder, ignore_errors=True)
     (folder / "imgs").mkdir(parents=True)
     joints = take.joints[shown]
     pixels = viewer.full.project(joints)
@@ -265,6 +269,7 @@ def _render(job, sources, out, progress=None):
         writer.writerows([("frame", "action"), *zip(names, take.actions[shown].tolist(), strict=True)])
     write = _write_egopw if job.dataset == "egopw" else _write_sceneego
     write(folder, job, rng, names, joints, pixels, no_pose, first)
+    finish(folder, Path(out) / job.folder)
     return job.frames - len(missing)
 
 
@@ -388,6 +393,7 @@ def render_datasets(
     anyhow=0.0,
     workers=1,
     progress=None,
+    kept=None,
 ):
     """Render an EgoPW and a SceneEgo look-alike in the data sets' published layouts.
 
@@ -404,6 +410,8 @@ def render_datasets(
     anyhow: share of the pieces of training sequences in which arms and legs go anywhere (motion.make_motion); test
     sequences are as without.
     workers: processes; the bytes written do not depend on it. progress: called with the number of frames newly done.
+    kept: folder in which finished sequences wait too, so that the same call goes on from them where one was ended;
+    whoever calls removes it when all is well. None: each call begins anew.
 
     Beside the published files each sequence has actions.csv (frame, action) and visibility.npz: frame_names (N,),
     in_image and hidden (N, 15) bool; hidden joints are in the image, but behind the body (scene.TOLERANCE) or a thing,
@@ -440,21 +448,31 @@ def render_datasets(
     for dataset in ("egopw", "sceneego"):
         _clear(out / dataset)
         (out / dataset / "fisheye.calibration.json").write_text(camera.to_json() + "\n")
-    tasks = [(split, job) for split, jobs in plan.items() for job in jobs]
-    summary = dict.fromkeys(plan, 0)
+    place = out if kept is None else waiting_room(kept, plan, sources)
+    tasks, summary = [], dict.fromkeys(plan, 0)
+    for split, job in ((split, job) for split, jobs in plan.items() for job in jobs):
+        if (place / job.folder).is_dir():
+            summary[split] += len(os.listdir(place / job.folder / "imgs"))
+            if progress:
+                progress(job.frames)
+        else:
+            tasks.append((split, job))
     if workers == 1:
         for split, job in tasks:
-            summary[split] += _render(job, sources, out, progress)
+            summary[split] += _render(job, sources, place, progress)
     else:
         # One OpenCV thread each: the processes already fill the cores.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            futures = {pool.submit(_render, job, sources, out): (split, job) for split, job in tasks}
+            futures = {pool.submit(_render, job, sources, place): (split, job) for split, job in tasks}
             for future in as_completed(futures):
                 split, job = futures[future]
                 summary[split] += future.result()
                 if progress:
                     progress(job.frames)
+    if place != out:
+        for job in (job for jobs in plan.values() for job in jobs):
+            bring(place / job.folder, out / job.folder)
     # Last, as a set that is not whole must not be prepared.
     for split, jobs in plan.items():
         dataset, part = split.split("_")

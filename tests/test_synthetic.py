@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import pickle
+import shutil
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from conftest import SOURCE_FILES
 
 from agego_data import body as bodies
-from agego_data import motion, props, scene, surfaces, synthetic
+from agego_data import motion, props, resume, scene, surfaces, synthetic
 from agego_lib.camera import FisheyeCamera
 from agego_lib.skeleton import LEFT_RIGHT_PAIRS
 
@@ -325,6 +326,43 @@ def test_another_seed_other_pictures_and_rendering_again_replaces(sources, rende
     with pytest.raises(FileExistsError, match="not written by render_datasets"):
         synthetic.render_datasets(sources, tmp_path / "mine", **TINY)
     assert (tmp_path / "mine" / "egopw" / "notes.txt").read_text() == "keep me"
+
+
+def test_rendering_that_was_ended_goes_on(sources, rendered, tmp_path, monkeypatch):
+    """After each sequence in turn, in the middle of the next: the same files as of one that nobody touched."""
+    out, summary, _ = rendered
+    draw, drawn = synthetic.draw_frame, []
+    kept, options = tmp_path / "kept", {"frames_per_sequence": 12, **TINY}
+
+    def ended(*job):
+        drawn.append(job)
+        if len(drawn) == 12 + 5:
+            raise KeyboardInterrupt
+        return draw(*job)
+
+    monkeypatch.setattr(synthetic, "draw_frame", ended)
+    for _ in range(3):
+        drawn.clear()
+        with pytest.raises(KeyboardInterrupt):
+            synthetic.render_datasets(sources, tmp_path / "raw", kept=kept, **options)
+        assert not list((tmp_path / "raw").rglob("*.jpg"))
+    drawn.clear()
+    counted = []
+    again = synthetic.render_datasets(sources, tmp_path / "raw", kept=kept, progress=counted.append, **options)
+    assert len(drawn) == 12 and sum(counted) == 48  # one sequence was left
+    assert again == summary and digest(tmp_path / "raw") == digest(out)
+    # A process of the ended run that comes to the same end later.
+    (room,) = kept.iterdir()
+    whole = next(room.glob("egopw/*/seq1"))
+    late = shutil.copytree(whole, whole.with_name("seq1.7.part"))
+    resume.finish(late, whole)
+    assert whole.is_dir() and not late.exists()
+    # Once more, as where preparation failed: nothing is drawn. Of other settings nothing is taken over.
+    assert synthetic.render_datasets(sources, tmp_path / "raw", kept=kept, **options) == summary and len(drawn) == 12
+    assert digest(tmp_path / "raw") == digest(out)
+    monkeypatch.setattr(synthetic, "draw_frame", draw)
+    synthetic.render_datasets(sources, tmp_path / "other", kept=kept, seed=5, frames_per_sequence=2, **TINY)
+    assert len(list(kept.iterdir())) == 1 and len(list(kept.rglob("*.jpg"))) == 8
 
 
 def test_a_set_that_is_not_whole_cannot_be_prepared(sources, tmp_path, monkeypatch):
