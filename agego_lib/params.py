@@ -233,7 +233,8 @@ class MotionSettings:
 class DecoderSettings:
     """Sec. 3.3, and what it leaves open (docs/decisions.md). kind: the paper's, or one beside it (models/rays.py).
 
-    use_motion: whether the main model has the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
+    init: "released": it starts as the released model's, which must be alike. use_motion: whether the main model has
+    the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
     what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
     through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at,
     train_length the frames of the windows that it is trained on, as many more of which make a step (0: those of
@@ -244,6 +245,7 @@ class DecoderSettings:
     """
 
     kind: Literal["paper", "rays"]
+    init: Literal["scratch", "released"]
     use_motion: Switch
     turn_degrees: NotNegative
     hidden_share: Part

@@ -97,7 +97,7 @@ def gap(settings, data_set):
     heatmaps = (heatmap.loss, heatmap.sigma, heatmap.optimiser.epochs, heatmap.optimiser.batch_size)
     architecture = (motion.depth, motion.local_blocks, decoder.layers, decoder.heads)
     added = (decoder.embedding, decoder.memory_joint_embedding, decoder.start_at_mean_pose)
-    kind = (decoder.kind, decoder.use_motion)
+    kind = (decoder.kind, decoder.init, decoder.use_motion)
     training = {(t.epochs, t.batch_size, t.lr, t.lr_final) for t in (s.pose, s.finetune)}
     lacks = {
         f"the real {TITLES[data_set]} data": s.dataset.source == "synthetic",
@@ -109,7 +109,7 @@ def gap(settings, data_set):
     }
     own = {
         "heatmap training": heatmaps != ("bce", 2.0, 20, 8),
-        "decoder": (*kind, *architecture, *added) != ("paper", True, 8, 4, 3, 4, "cnn", False, False),
+        "decoder": (*kind, *architecture, *added) != ("paper", "scratch", True, 8, 4, 3, 4, "cnn", False, False),
         "losses": tuple(vars(s.loss).values()) != (1.0, 0.1, 0.01, 0.0),
         "pose training": training != {(30, 8, 1e-3, 1e-4)},
     }

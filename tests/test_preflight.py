@@ -275,9 +275,25 @@ def test_a_damaged_frame_ends_no_look(settings, data):
         path.unlink()
     for name in ("train/diogo1", "test/diogo1"):
         (root / name / "pseudo_gt.pkl").write_bytes(b"annotations")
-    found = preflight.check(replace(settings, motion=replace(settings.motion, checkpoint=None)), root)
+    settings = replace(settings, motion=replace(settings.motion, checkpoint=None))
+    found = preflight.check(settings, root)
     assert any("GB of disk" in note for note in found.notes)
-    assert all("actions.csv" in problem for problem in found.problems)
+    assert found.problems and all("actions.csv" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("checkpoint", [None, "nowhere.pth.tar"])
+def test_without_a_motion_stream_nothing_of_it_is_asked_for(settings, data, checkpoint):
+    """As the released model, to train on with published data: neither its checkpoint nor action labels are read."""
+    root, place = data
+    settings = replace(settings, dataset=replace(settings.dataset, source="files", egopw=place, sceneego=place))
+    settings = replace(settings, motion=replace(settings.motion, checkpoint=checkpoint))
+    without = replace(settings, decoder=replace(settings.decoder, use_motion=False))
+
+    def told(settings):
+        return [problem for problem in preflight.check(settings, root).problems if "motion.checkpoint" in problem]
+
+    (problem,) = told(settings)
+    assert "decoder.use_motion=false" in problem and not told(without)
 
 
 def test_baselines_that_read_depth_want_it_before_anything_runs(data):

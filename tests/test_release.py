@@ -243,6 +243,23 @@ def test_the_look_before_a_run(settings, released, trained, tmp_path):
     assert any(said in note for note in found.notes)
 
 
+def test_the_look_before_a_run_whose_poses_start_from_it(settings, released, tmp_path):
+    released_decoder = replace(settings, decoder=replace(settings.decoder, init="released", layers=1))
+    found = checks.Findings()
+    checks.check_weights(released_decoder, tmp_path, found)
+    (problem,) = found.problems
+    assert problem.startswith("decoder.init is released: no weights file at ") and "dvc pull released.dvc" in problem
+    found = checks.Findings()
+    checks.check_weights(released_decoder, released, found)
+    assert not found.problems and len(found.inputs["decoder_init.json"]["sha256"]) == 16
+    deeper = replace(released_decoder, decoder=replace(released_decoder.decoder, layers=2))
+    checks.check_weights(deeper, released, found)
+    assert "decoder.layers 1 (2 here)" in found.problems[0]
+    found = checks.Findings()
+    checks.check_weights(settings, released, found)
+    assert found.inputs["decoder_init.json"] == {"init": "scratch"} and not found.problems
+
+
 def test_settings_that_start_from_it(raw_settings, tmp_path):
     raw_settings["heatmap"]["init"] = "released"
     settings = params.from_dict(raw_settings)

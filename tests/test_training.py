@@ -26,7 +26,7 @@ from agego_lib.models.build import (
     save_model,
 )
 from agego_lib.models.build import frame_encoder as build_frame_encoder
-from agego_lib.params import EngineSettings, LossSettings, OptimiserSettings
+from agego_lib.params import RELEASED, EngineSettings, LossSettings, OptimiserSettings
 from agego_lib.skeleton import BONES
 from agego_lib.training import (
     ActionObjective,
@@ -564,6 +564,45 @@ def test_a_new_model_starts_from_the_stages(settings, stage_files):
     assert model.shares_trunk() and model.embedding.input_scale == settings.decoder.input_scale
     later = replace(settings, decoder=replace(settings.decoder, start_at_mean_pose=False))
     assert not new_model(later, "full", heatmap_file, motion_file, mean)[0].decoder.output_mean.any()
+
+
+KINDS = {
+    "paper": {"start_at_mean_pose": True},
+    "rays": {"kind": "rays", "use_motion": False, "stature": "estimated", "smoothing": 1.5, "train_length": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_poses_start_from_the_released_model(raw_settings, stage_files, tmp_path, kind):
+    raw_settings["decoder"] |= KINDS[kind]
+    raw_settings["ablation"]["rows"] = []
+    own = params.from_dict(raw_settings)
+    files, released = stage_files(own), tmp_path / RELEASED
+    theirs, config = new_model(own, "full", *files, np.ones((15, 3)))
+    save_model(released, randomise(theirs), config, packed=True)
+
+    def begun(**changed):
+        settings = replace(own, decoder=replace(own.decoder, init="released", **changed))
+        return new_model(settings, "full", *files, np.zeros((15, 3)), released=released)
+
+    # What changes no weight may differ, and stays the settings'.
+    model, said = begun(dropout=0.25)
+    assert said["decoder"] == config["decoder"] | {"dropout": 0.25} != config["decoder"]
+    stored = load_model(released)[0].state_dict()
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, tensor in model.state_dict().items():
+        if name.startswith(("decoder.", "embedding.")):
+            assert torch.equal(tensor, stored[name]), name
+            assert name in trains or name.endswith("output_mean")
+    # The mean pose is theirs too, which offsets were learned beside; frozen networks are this run's own.
+    torch.testing.assert_close(model.decoder.output_mean, theirs.decoder.output_mean)
+    own_net, _ = weights.load(files[0])
+    assert all(torch.equal(model.state_dict()[f"heatmap_net.{key}"], value) for key, value in own_net.items())
+    with pytest.raises(WeightsError, match=r"decoder\.layers 1 \(2 here\); set it .* or set decoder\.init to scratch"):
+        begun(layers=2)
+    released.unlink()
+    with pytest.raises(WeightsError, match=r"no weights file .*; run `dvc pull released\.dvc`, or set decoder\.init"):
+        begun()
 
 
 def test_the_heatmap_net_comes_back_frozen(settings, stage_files):

@@ -37,6 +37,8 @@ DECODERS = {
     "paper": ("layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding"),
     "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length"),
 }
+# Those of them that no weight depends on.
+FREE = ("dropout", "smoothing", "min_peak")
 
 
 def load_heatmap_net(path) -> HeatmapNet:
@@ -45,6 +47,13 @@ def load_heatmap_net(path) -> HeatmapNet:
     net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]))
     net.load_state_dict(fitted(net, state, source=str(path)))
     return net.freeze()
+
+
+def _released(path, otherwise):
+    """State and config of the released model. Raises WeightsError, with what to do otherwise, where it is not there."""
+    if not Path(path).is_file():
+        raise WeightsError(f"no weights file at {path}; run `dvc pull released.dvc`, or {otherwise}")
+    return weights.load(path)
 
 
 def new_heatmap_net(heatmap: HeatmapSettings, released) -> HeatmapNet:
@@ -56,9 +65,7 @@ def new_heatmap_net(heatmap: HeatmapSettings, released) -> HeatmapNet:
     if heatmap.init != "released":
         return HeatmapNet(init=heatmap.init, fpn_channels=heatmap.fpn_channels)
     otherwise = "set heatmap.init to scratch, imagenet or a weights file"
-    if not Path(released).is_file():
-        raise WeightsError(f"no weights file at {released}; run `dvc pull released.dvc`, or {otherwise}")
-    state, config = weights.load(released)
+    state, config = _released(released, otherwise)
     if config.get("fpn_channels") != list(heatmap.fpn_channels):
         raise WeightsError(
             f"{released} has fpn_channels {config.get('fpn_channels')}, heatmap.fpn_channels is "
@@ -133,26 +140,62 @@ def switches(settings: Settings, row: str) -> dict[str, bool]:
     return off | ABLATIONS[row]
 
 
+def _start_as_released(embedding, decoder, config, released):
+    otherwise = "set decoder.init to scratch"
+    state, theirs = _released(released, otherwise)
+    for part in ("decoder", "switches"):
+        # What changes no weight, such as the filter's width, may differ.
+        other = {k: v for k, v in theirs[part].items() if k not in FREE and config[part].get(k, v) != v}
+        if other:
+            found = ", ".join(f"{part}.{key} {value!r} ({config[part][key]!r} here)" for key, value in other.items())
+            raise WeightsError(f"{released} has {found}; set it as the file has it, or {otherwise}")
+    for prefix, module in (("embedding.", embedding), ("decoder.", decoder)):
+        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        module.load_state_dict(fitted(module, own, str(released), prefix))
+
+
+def new_decoder(
+    settings: Settings, row: str, mean_pose: Float[np.ndarray, "15 3"], released
+) -> tuple[nn.Module, nn.Module, dict]:
+    """What reads the heatmaps, and the decoder, at the start of their training, and the model's config.
+
+    row: a key of ABLATIONS. mean_pose: m, the training split's. released: file of the released model, whose weights and
+    mean pose they have where `decoder.init` says so. Raises WeightsError where it is missing, or its decoder is another
+    one.
+    """
+    config = _config(settings, switches(settings, row))
+    start = settings.decoder.start_at_mean_pose or settings.decoder.kind == "rays"
+    embedding, decoder = _embedding_and_decoder(config, mean_pose if start else None)
+    if settings.decoder.init == "released":
+        _start_as_released(embedding, decoder, config, released)
+    return embedding, decoder, config
+
+
 def new_model(
-    settings: Settings, row: str, heatmap_file, motion_file, mean_pose: Float[np.ndarray, "15 3"], trunk_file=None
+    settings: Settings,
+    row: str,
+    heatmap_file,
+    motion_file,
+    mean_pose: Float[np.ndarray, "15 3"],
+    trunk_file=None,
+    released=None,
 ) -> tuple[AGEgoPose, dict]:
     """The model at the start of pose training: frozen parts from their stages, the rest new.
 
     row: a key of ABLATIONS. trunk_file: the heatmap network that `visual.init: heatmap_encoder` copies, where it is
     another one than the spatial stream's (Table 6 changes the heatmaps alone).
     mean_pose: m, the training split's; used when `decoder.start_at_mean_pose` is on.
+    released: file of the released model, whose decoder it starts with where `decoder.init` says so.
     Returns the model and its config, the JSON-able dict that `save_model` keeps.
     """
-    off = switches(settings, row)
-    config = _config(settings, off)
+    embedding, decoder, config = new_decoder(settings, row, mean_pose, released)
     net = load_heatmap_net(heatmap_file)
     trunk = load_heatmap_net(trunk_file) if trunk_file else net
     frames, blocks = frame_encoder(settings.visual, trunk), motion_encoder(settings.motion)
     state, _ = weights.load(motion_file)
     parts = motion_stage_parts(frames, blocks)
     parts.load_state_dict(fitted(parts, state, source=str(motion_file)))
-    start = settings.decoder.start_at_mean_pose or settings.decoder.kind == "rays"
-    return AGEgoPose(net, frames, blocks, *_embedding_and_decoder(config, mean_pose if start else None), **off), config
+    return AGEgoPose(net, frames, blocks, embedding, decoder, **config["switches"]), config
 
 
 def _untrained(config):

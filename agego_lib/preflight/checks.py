@@ -5,7 +5,10 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from agego_lib import params
 from agego_lib.camera import CalibrationError, FisheyeCamera
@@ -14,7 +17,7 @@ from agego_lib.datasets.preparation import KINDS
 from agego_lib.files import file_digest
 from agego_lib.models import MotionEncoder, weights
 from agego_lib.models.backbone import ResNetStages, WeightsError
-from agego_lib.models.build import new_heatmap_net
+from agego_lib.models.build import new_decoder, new_heatmap_net
 from agego_lib.preflight.budget import (
     GB,
     batch_bytes,
@@ -25,6 +28,7 @@ from agego_lib.preflight.budget import (
     training_bytes,
     training_macs,
 )
+from agego_lib.skeleton import NUM_JOINTS
 from agego_lib.training import on_cpu, precision_here
 
 SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz", "depth.npz", "outside.npz")
@@ -32,8 +36,12 @@ SHOWN = 10  # faults of one kind that are written out
 LONG = 48 * 3600  # s: a run that takes longer without a GPU must be asked for
 ACTIONFORMER = (
     "ActionFormer's public checkpoint for Ego4D with EgoVLP features (*.pth.tar), published with "
-    "github.com/happyharrycn/actionformer_release. Put it there, name another place, or set motion.checkpoint=null: "
-    "the temporal blocks are then trained on action labels (actions.csv beside imgs/ of EgoPW's training sequences)"
+    "github.com/happyharrycn/actionformer_release"
+)
+WITHOUT = "set decoder.use_motion=false: the model then has no motion stream"
+OTHERWISE = (
+    "Put it there, name another place, or set motion.checkpoint=null: the temporal blocks are then trained on action "
+    f"labels (actions.csv beside imgs/ of EgoPW's training sequences); or {WITHOUT}"
 )
 
 
@@ -150,19 +158,22 @@ def check_beside(methods, looked, found):
             )
 
 
-def check_released(settings, root, found):
-    """The released model, from which the heatmap network starts: there, whole, of its widths -> its fingerprint."""
+def check_released(part, begin, settings, root, found):
+    """The released model, as which a part (heatmap or decoder) starts: there, whole, alike -> its fingerprint.
+
+    begin: called with the model's file, makes the part or raises WeightsError.
+    """
     path = params.locate(root, params.RELEASED)
     try:
-        new_heatmap_net(settings.heatmap, path)
+        begin(path)
     except WeightsError as error:
-        found.problems.append(f"heatmap.init is released: {error}")
+        found.problems.append(f"{part}.init is released: {error}")
         return {}
     own, view = settings.prepare, weights.load(path)[1]["input"]
     if (view["size"], view["crop"]) != (own.size, own.crop):
         found.notes.append(
-            f"the heatmap network starts as the released one, which saw {view['size']} px, crop {view['crop']}, not "
-            f"prepare's {own.size} px, crop {own.crop}"
+            f"{part}.init is released, and that model saw {view['size']} px, crop {view['crop']}, not prepare's "
+            f"{own.size} px, crop {own.crop}"
         )
     # Names and widths lie in the .json.
     return {"sha256": digest([file_digest(path), file_digest(path.with_suffix(".json"))])}
@@ -179,7 +190,8 @@ def check_weights(settings, root, found):
         if init in ("scratch", "heatmap_encoder"):
             continue
         if init == "released":
-            found.inputs[f"{name}_init.json"] |= check_released(settings, root, found)
+            begin = partial(new_heatmap_net, settings.heatmap)
+            found.inputs[f"{name}_init.json"] |= check_released("heatmap", begin, settings, root, found)
             continue
         try:
             ResNetStages(backbone, init)
@@ -191,18 +203,22 @@ def check_weights(settings, root, found):
             continue
         if init != "imagenet":
             found.inputs[f"{name}_init.json"] = {"init": "file", "sha256": file_digest(init)}
+    found.inputs["decoder_init.json"] = {"init": settings.decoder.init}
+    if settings.decoder.init == "released":
+        begin = partial(new_decoder, settings, "full", np.zeros((NUM_JOINTS, 3)))
+        found.inputs["decoder_init.json"] |= check_released("decoder", begin, settings, root, found)
     checkpoint = settings.motion.checkpoint
     found.inputs["motion_checkpoint.json"] = {"checkpoint": None}
-    if checkpoint is None:
+    if checkpoint is None or not settings.decoder.use_motion:  # then nothing reads it
         return
     if not Path(checkpoint).is_file():
-        found.problems.append(f"motion.checkpoint: no file {checkpoint}. It is {ACTIONFORMER}")
+        found.problems.append(f"motion.checkpoint: no file {checkpoint}. It is {ACTIONFORMER}. {OTHERWISE}")
         return
     try:
         blocks = MotionEncoder(depth=settings.motion.depth, local_blocks=0)
         blocks.load_actionformer(checkpoint, settings.motion.checkpoint_blocks, settings.motion.checkpoint_ema)
     except (WeightsError, ValueError) as error:
-        found.problems.append(f"motion.checkpoint: {error}. Expected is {ACTIONFORMER}")
+        found.problems.append(f"motion.checkpoint: {error}. Expected is {ACTIONFORMER}. {OTHERWISE}")
         return
     found.inputs["motion_checkpoint.json"] = {"checkpoint": "file", "sha256": file_digest(checkpoint)}
 
@@ -294,10 +310,11 @@ def check(settings, root):
             except ValueError:
                 frame_bytes = 3 * settings.prepare.size**2 // 4  # a frame that is not whole is preparation's to tell
         labelled = any(s.actions for s in looked["egopw"].get("train", ()))
-        if settings.motion.checkpoint is None and looked["egopw"] and not labelled:
+        learned = settings.decoder.use_motion and settings.motion.checkpoint is None
+        if learned and looked["egopw"] and not labelled:
             found.problems.append(
-                "motion.checkpoint is null, and no training sequence of EgoPW has an actions.csv to train the temporal "
-                f"blocks on. It may name {ACTIONFORMER}"
+                "motion.checkpoint is null, and no training sequence of EgoPW has an actions.csv (beside imgs/) to "
+                f"train the temporal blocks on. Name {ACTIONFORMER}; or {WITHOUT}"
             )
         check_beside(settings.ablation.baselines, looked, found)
     check_weights(settings, root, found)

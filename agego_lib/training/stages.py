@@ -272,6 +272,7 @@ class PoseStage(TrainingStage):
             self.artifacts / "motion/motion.safetensors",
             self.average[self.sets[0]],
             trunk_file=main,
+            released=locate(self.root, RELEASED),
         )
 
     @cached_property
