@@ -57,12 +57,20 @@ def in_words(machine):
     return f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}"
 
 
+def seconds_of(documents):
+    """What executed notebooks took together, s; None where one went on from a checkpoint, and so began elsewhere."""
+    said = (o.get("text", "") for d in documents for cell in d.get("cells", ()) for o in cell.get("outputs", ()))
+    if any(": goes on after step " in "".join(text) for text in said):
+        return None
+    return round(sum(d["metadata"]["papermill"]["duration"] or 0 for d in documents))
+
+
 class Study:
     """docs/study.json: the test errors of every training of the study, by person, and what made each.
 
     root: of a working copy. settings: its Settings, with which all trainings were made. results: {run: {data set:
     Remembered}}, of `tables.load_results`; facts: {run: method.json}; trainings: {run: its machine, torch, commit,
-    seconds}; evaluation: of the first training, as in metrics/evaluation.json.
+    seconds, None where they are not known}; evaluation: of the first training, as in metrics/evaluation.json.
     Raises PageError where the file holds trainings of other settings than params.yaml.
     """
 
@@ -113,7 +121,7 @@ class Study:
                 "machine": in_words(run["machine"]),
                 "torch": run["versions"]["torch"],
                 "commit": (run["code"]["commit"] or "unknown")[:7] + " with changes" * bool(changed),
-                "seconds": round(sum(d["metadata"]["papermill"]["duration"] or 0 for d in documents)),
+                "seconds": seconds_of(documents),
             }
         self.facts |= method_facts(self.root, made)
         if "full" in made and (metrics / "evaluation.run.json").is_file():
@@ -144,7 +152,8 @@ class Study:
     def told(self):
         """What made the trainings, in words."""
         made = [each for each in self.trainings.values() if each]
-        hours = sum(each["seconds"] for each in made) / 3600
+        timed = [each["seconds"] for each in made if each["seconds"] is not None]
+        ended = len(made) - len(timed)
 
         def different(key):
             return "; ".join(dict.fromkeys(each[key] for each in made))
@@ -152,7 +161,8 @@ class Study:
         text = (
             f"Measured at {different('commit')}, profile `study`: {self.settings.prepare.size} px, "
             f"{windows(self.settings.window)}, {self.settings.visual.backbone}; {different('machine')}, torch "
-            f"{different('torch')}; {len(made)} trainings took {hours:.1f} hours, side by side on a core each."
+            f"{different('torch')}; {len(timed)} trainings took {sum(timed) / 3600:.1f} hours, side by side on a core "
+            f"each{f' ({ended} more were ended and went on: their time is not known)' if ended else ''}."
         )
         if self.settings.heatmap.init == "released":
             text += " Heatmap networks started from the weights that `released.dvc` names there."
@@ -197,7 +207,8 @@ def parts_in_short(study, data):
     for name, label in labels.items():
         if name not in found:
             continue
-        seconds = [made["seconds"] for key, made in study.trainings.items() if REPEATED.sub("", key) == name and made]
+        made = [each for key, each in study.trainings.items() if REPEATED.sub("", key) == name and each]
+        seconds = [each["seconds"] for each in made if each["seconds"] is not None]
         row = {
             "row": label,
             "trainings": found[name]["egopw"]["trainings"],

@@ -648,6 +648,14 @@ def test_the_study_grows_from_several_working_copies(tests, written, tmp_path, s
     assert without["EgoPW, embedded data: MPJPE"] == f"{ours:.1f} ({100 * (ours - base) / base:+.0f}%)"
     lines = (tmp_path / "docs/study.json").read_text().splitlines()
     assert sum(line.startswith('    "') for line in lines) == 4
+    # Of one that was ended and went on, nobody knows the time.
+    report = {"metadata": {"papermill": {"duration": 60.0}}, "cells": [{"outputs": [{"text": ["epoch 1\n"]}]}]}
+    assert results_page.seconds_of([report, report]) == 120
+    report["cells"][0]["outputs"].append({"text": ["no_motion egopw: goes on after step 3 of 9\n"]})
+    write_json(tmp_path / "reports/ablate_no_motion.ipynb", report)
+    study.add(tests)
+    assert "3 trainings took 2.0 hours" in study.told() and "(1 more were ended" in study.told()
+    assert results_page.parts_in_short(study, "embedded data")[1]["minutes of each"] == "–"
     working_copy(tmp_path, replace(settings, seed=5), [])
     with pytest.raises(results_page.PageError, match="other settings of seed than params"):
         results_page.Study(tmp_path)
