@@ -17,7 +17,7 @@ def waiting_room(folder, plan, sources) -> Path:
     plan: its repr says all of it. sources: folder of files. What waits there for another plan is removed.
     """
     digest = hashlib.sha256(repr(plan).encode())
-    for path in sorted([*CODE, *Path(sources).iterdir()]):
+    for path in sorted([*CODE, *(path for path in Path(sources).iterdir() if path.is_file())]):
         digest.update(path.read_bytes())
     room = Path(folder) / digest.hexdigest()[:16]
     for other in Path(folder).glob("*"):

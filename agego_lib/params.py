@@ -233,13 +233,13 @@ class MotionSettings:
 class DecoderSettings:
     """Sec. 3.3, and what it leaves open (docs/decisions.md). kind: the paper's, or one beside it (models/rays.py).
 
-    init: "released": it starts as the released model's, which must be alike. use_motion: whether the main model has
-    the motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are
-    what training windows are changed into (rays.Augmentation), smoothing the width of the filter that its joints go
-    through, in the window's frames, min_peak the value that one of a frame's maps must reach for it to be looked at,
-    train_length the frames of the windows that it is trained on, as many more of which make a step (0: those of
-    window.length, which it is tested on). stature: of the wearer: not asked for; estimated unless it is told, for which
-    half of the training windows are (rays alone); or given, in training and test alike (agego_lib/stature.py).
+    init: "released": it starts as the released model's, which must be alike. use_motion: whether the main model has the
+    motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are what training windows are changed into
+    (rays.Augmentation), smoothing the width of the filter that its joints go through, in the window's frames, min_peak
+    the value that one of a frame's maps must reach for it to be looked at, train_length the frames of the windows that
+    it is trained on, as many more of which make a step (0: those of window.length, which it is tested on). stature: of
+    the wearer: not asked for; estimated unless it is told, for which half of the training windows are (rays alone); or
+    given, in training and test alike (agego_lib/stature.py).
     Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """

@@ -188,13 +188,14 @@ def new_model(
     released: file of the released model, whose decoder it starts with where `decoder.init` says so.
     Returns the model and its config, the JSON-able dict that `save_model` keeps.
     """
-    embedding, decoder, config = new_decoder(settings, row, mean_pose, released)
     net = load_heatmap_net(heatmap_file)
     trunk = load_heatmap_net(trunk_file) if trunk_file else net
     frames, blocks = frame_encoder(settings.visual, trunk), motion_encoder(settings.motion)
     state, _ = weights.load(motion_file)
     parts = motion_stage_parts(frames, blocks)
     parts.load_state_dict(fitted(parts, state, source=str(motion_file)))
+    # Last: a seed then gives it the same weights as ever.
+    embedding, decoder, config = new_decoder(settings, row, mean_pose, released)
     return AGEgoPose(net, frames, blocks, embedding, decoder, **config["switches"]), config
 
 
