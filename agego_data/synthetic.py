@@ -6,11 +6,10 @@ The same seed gives the same bytes, whatever the number of processes.
 
 import csv
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from agego_data.resume import bring, finish, waiting_room
 from agego_data.scene import Sounder, Stage, Viewer
 from agego_data.stretches import MAX_SHARE, Stretches, with_stretches
 from agego_lib.camera import FisheyeCamera
+from agego_lib.workers import worker_pool
 
 NAMES = ("alva", "bruno", "cleo", "dario", "edda", "falk", "gita", "hugo", "ines", "joris", "kaya", "lino", "mira",
          "otto", "petra", "quirin", "runa", "silas", "tilda", "ugo", "vera", "wim", "xenia", "yaro")  # fmt: skip
@@ -461,9 +461,7 @@ def render_datasets(
         for split, job in tasks:
             summary[split] += _render(job, sources, place, progress)
     else:
-        # One OpenCV thread each: the processes already fill the cores.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        with worker_pool(workers) as pool:
             futures = {pool.submit(_render, job, sources, place): (split, job) for split, job in tasks}
             for future in as_completed(futures):
                 split, job = futures[future]

@@ -1,14 +1,11 @@
 """From a data set in its published layout to a folder of prepared sequences."""
 
-import multiprocessing
 import re
 import unicodedata
 import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
-
-import cv2
 
 from agego_lib.camera import FisheyeCamera, InputView
 from agego_lib.datasets import egopw, image_circle, sceneego
@@ -16,6 +13,7 @@ from agego_lib.datasets.prepared import SPLITS_FILE, write_and_describe
 from agego_lib.datasets.sequence import NO_ANNOTATION, DatasetError, count_frames, reason_kind, sequence_key
 from agego_lib.datasets.splits import check_disjoint, read_split
 from agego_lib.files import file_digest, write_json
+from agego_lib.workers import worker_pool
 
 KINDS = {"egopw": egopw, "sceneego": sceneego}
 
@@ -33,10 +31,6 @@ def _prepare_sequence(kind, root, directory, path, camera, view, split, clock, p
         return None, str(error)
 
 
-def _one_thread():
-    cv2.setNumThreads(1)  # the sequences run side by side already
-
-
 def _run(jobs, on_disk, workers, progress):
     """Results of `_prepare_sequence` for the list of its arguments, in order. on_disk: each one's number of frames."""
     done = progress or (lambda frames: None)
@@ -47,9 +41,7 @@ def _run(jobs, on_disk, workers, progress):
             results[index] = _prepare_sequence(*job, progress=lambda n, encoded=encoded: (encoded.append(n), done(n)))
             done(on_disk[index] - sum(encoded))
         return results
-    # Spawned, since forking a process that runs threads (a notebook, PyTorch, OpenCV) may hang it.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
-    with pool:
+    with worker_pool(workers) as pool:
         futures = {pool.submit(_prepare_sequence, *job): index for index, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
