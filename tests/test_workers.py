@@ -10,7 +10,7 @@ import pytest
 
 # One worker sleeps, the other has nothing to do.
 PARENT = """
-import os, sys, time
+import time
 from agego_lib.workers import worker_pool
 
 if __name__ == "__main__":
