@@ -42,7 +42,8 @@ def _encode(model, images=None, stored=None):
         frozen = model.frozen_features(to_tensor(images).to(device))
     else:
         frozen = {name: torch.as_tensor(value, device=device) for name, value in stored.items()}
-    tokens = model.embedding(frozen["heatmaps"][None].float())[0] if model.use_spatial else None
+    maps = {name: frozen[name][None].float() for name in ("heatmaps", "distances") if name in frozen}
+    tokens = model.tokens(**maps)[0] if model.use_spatial else None
     static = model.frame_encoder.head(frozen["trunk"][None].float())[0] if model.use_motion else None
     return tokens, static
 

@@ -170,6 +170,7 @@ class HeatmapSettings:
     init: where the encoder starts: scratch, imagenet, or a weights file; or released: the whole network starts as that
     of the released model.
     colour_jitter: each training frame's channels are multiplied by 1 +- up to this.
+    distances: weight of the error of the joints' distances (m), which the network then gives too; 0: it does not.
     every: only each so-manieth frame trains; coarse_size: the whole training runs on frames of this side first, in px,
     which costs less; 0: it does not.
     """
@@ -180,6 +181,7 @@ class HeatmapSettings:
     sigma: Positive
     pos_weight: Positive
     colour_jitter: Part
+    distances: NotNegative
     every: Count
     coarse_size: _number(int, ge=0, multiple_of=32)
     optimiser: OptimiserSettings
@@ -239,7 +241,7 @@ class DecoderSettings:
     the value that one of a frame's maps must reach for it to be looked at, train_length the frames of the windows that
     it is trained on, as many more of which make a step (0: those of window.length, which it is tested on). stature: of
     the wearer: not asked for; estimated unless it is told, for which half of the training windows are (rays alone); or
-    given, in training and test alike (agego_lib/stature.py).
+    given, in training and test alike (agego_lib/stature.py). distances: whether it reads those of the heatmap network.
     Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """
@@ -254,6 +256,7 @@ class DecoderSettings:
     min_peak: Part
     train_length: Natural
     stature: Literal["none", "estimated", "given"]
+    distances: Switch
     layers: Count
     heads: Count
     dropout: Part
@@ -284,7 +287,8 @@ class EvaluateSettings:
 RowName = Literal[
     "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
     "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long", "no_spatial_long", "rays", "rays_long",
-    "rays_motion", "rays_plain", "full_stature", "rays_stature",
+    "rays_motion", "rays_plain", "full_stature", "rays_stature", "full_distances", "rays_distances",
+    "rays_distances_long",
 ]  # fmt: skip
 
 
@@ -373,6 +377,13 @@ def _fits_together(s):
             not (paper and s.decoder.stature == "estimated"),
             "none or given, as decoder.kind is paper",
         ),
+        ("decoder.distances", s.heatmap.distances > 0 or not s.decoder.distances, "false, as heatmap.distances is 0"),
+        (
+            "ablation.rows",
+            s.heatmap.distances > 0 or not any("_distances" in row for row in s.ablation.rows),
+            "no _distances rows, as heatmap.distances is 0",
+        ),
+        ("decoder.embedding", not (s.decoder.distances and s.decoder.embedding == "limbs"), "cnn, with distances"),
         (
             "ablation.rows",
             paper or not _PAPERS_OWN & {*s.ablation.rows},

@@ -137,7 +137,10 @@ def tables(settings):
                 "rays_motion": "rays and time with the motion stream, not mirrored",
                 "rays_plain": "rays and time without any augmentation",
                 "rays_stature": "rays and time, told the wearer's stature",
+                "rays_distances": "rays and time, with the heatmap network's distances",
+                "rays_distances_long": "the same, trained on four times the passes",
                 "full_stature": "the paper's decoder, told the wearer's stature",
+                "full_distances": "the paper's decoder, with the heatmap network's distances",
             },
             {},
         ),
@@ -379,7 +382,8 @@ def methods_table(results, root, settings, facts=None):
 
 # What a part of a method is worth (EgoPW's differs from Mo2Cap2's in its labels and in training on both sets at once),
 # the best of those that see one frame beside the decoder that sees windows, what is left of its lead where the paper's
-# decoder does without its cross-attention, what more passes are worth to it, and what knowing the stature is.
+# decoder does without its cross-attention, what more passes are worth to it, and what knowing the stature is, and
+# distances of the heatmap network.
 PAIRS = (
     ("baseline_sceneego_true_depth", "baseline_sceneego"),
     ("baseline_egopw", "baseline_egopw_one_view"),
@@ -393,6 +397,10 @@ PAIRS = (
     ("rays_long", "rays"),
     ("rays_stature", "rays"),
     ("rays_stature", "full_stature"),
+    ("full_distances", "full"),
+    ("rays_distances", "rays"),
+    ("rays_distances", "full_distances"),
+    ("rays_distances_long", "rays_distances"),
 )
 
 

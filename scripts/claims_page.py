@@ -1,7 +1,8 @@
 """Write docs/claims.md from docs/study.json, for maintainers: python scripts/claims_page.py
 
-Run in a working copy of the profile `study`, after results_page.py. In one of the profile `hidden` it writes
-docs/claims-hidden.md from metrics/ablations.json, after its rows and on the machine that ran them.
+Run in a working copy of the profile `study`, after results_page.py. In one of the profiles `hidden` and `distances` it
+writes docs/claims-hidden.md and docs/distances.md from metrics/ablations.json, after its rows and on the machine that
+ran them.
 """
 
 import json
@@ -107,8 +108,11 @@ def table(measured: dict, data: str) -> list[dict]:
     return rows
 
 
-def errors(measured: dict) -> list[dict]:
-    """metrics/ablations.json -> the errors of each row and data set, and their change from the full model."""
+def errors(measured: dict, claims: bool) -> list[dict]:
+    """metrics/ablations.json -> the errors of each row and data set, and their change from the full model.
+
+    claims: whether they stand below claims, which are judged by PA-MPJPE, so that its change alone is shown.
+    """
 
     def change(found, measure):
         if measure not in found.get("change", {}):
@@ -120,6 +124,7 @@ def errors(measured: dict) -> list[dict]:
             "row": row,
             "tested on": title,
             "MPJPE": found[data_set]["mpjpe_mm"],
+            **({} if claims else {"change of MPJPE": change(found[data_set], "mpjpe")}),
             "PA-MPJPE": found[data_set]["pa_mpjpe_mm"],
             "its change": change(found[data_set], "pa_mpjpe"),
             "acceleration error": found[data_set].get("acceleration_mm", "–"),
@@ -143,8 +148,8 @@ def told(run: dict, settings: params.Settings) -> str:
 
 def main():
     settings = params.load(ROOT / "params.yaml")
-    hidden = settings.run.profile == "hidden"
-    if hidden:
+    name, title, about = PAGES.get(settings.run.profile, ("claims.md", TITLE, ""))
+    if about:
         found = json.loads((ROOT / "metrics/ablations.json").read_text())
         made = told(json.loads((ROOT / "metrics/evaluation.run.json").read_text()), settings)
     else:
@@ -155,50 +160,66 @@ def main():
         found, made = tables.measured(study.results), study.told()
     counts = {name: max(e["trainings"] for e in sets.values()) for name, sets in found.items()}
     claims = table(found, tables.data_name(settings))
-    if hidden:
-        # This profile is there for what is about motion; the other page names what was not run.
+    if about:
+        # These profiles are there for a part of them; the other page names what was not run.
         claims = [row for row in claims if row["verdict"] != "not run here"]
     learning = [
         f"by {-change['mean']:.1f} mm ({-change['high']:.1f} to {-change['low']:.1f}) on {title}"
         for data_set, title in TITLES.items()
         if (change := more_passes(found, data_set)) and change["high"] < 0
     ]
-    page = ROOT / "docs" / ("claims-hidden.md" if hidden else "claims.md")
+    page = ROOT / "docs" / name
     page.write_text(
         "\n".join(
             [
-                "# The paper's claims, tested\n",
-                *([HIDDEN] if hidden else []),
+                f"# {title}\n",
+                *([about] if about else []),
                 made
                 + " Trainings of each row: "
                 + ", ".join(f"{name} {count}" for name, count in counts.items())
-                + ". The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the "
-                "lower body, how much more its MPJPE changes than the upper body's (to be confirmed, it must also be "
-                "larger itself); for unseen joints, their MPJPE. Intervals are 95 % bootstraps over "
-                f"test people and trainings; with fewer than {FEWEST} trainings nothing is decided.\n",
+                + "."
+                + (CHANGES if claims else "")
+                + " Intervals are 95 % bootstraps over test people and trainings"
+                + (f"; with fewer than {FEWEST} trainings nothing is decided.\n" if claims else ".\n"),
                 *([LEARNING.format(" and ".join(learning))] if learning else []),
                 *([FRAMES] if learning and UNEQUAL & found.keys() else []),
-                markdown(claims),
+                *([markdown(claims)] if claims else []),
                 "## Errors of each row\n",
                 "mm, means of its trainings; in brackets the 95 % interval of the change from the full model (of "
                 "Tables 4 and 5 on twice the passes: from `full_long`); the "
                 "acceleration error in mm a frame squared. `rays`: "
                 "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too. `_stature`: told "
-                "how tall each test person is, as the labels say. `window_adaptive`: "
+                "how tall each test person is, as the labels say. `_distances`: with those that the heatmap network "
+                "gives. `window_adaptive`: "
                 "nothing trained; each joint from the shortest of the three windows of which half reaches back to a "
                 "frame in which its heatmap showed it.\n",
-                markdown(errors(found)),
-                BEYOND,
+                markdown(errors(found, bool(claims))),
+                *([BEYOND] if claims else []),
             ]
         )
     )
     print("wrote", page.relative_to(ROOT))
 
 
+CHANGES = (
+    " The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the lower body, how "
+    "much more its MPJPE changes than the upper body's (to be confirmed, it must also be larger itself); for unseen "
+    "joints, their MPJPE."
+)
 HIDDEN = """On people whose limbs are hidden for long: in about half of each sequence's time, in training and in test,
 legs are behind a tray, arms behind the back, or there is no light (`render.hidden_stretches`). Here context over time
 has something to recover. The same claims on the plain data: [claims.md](claims.md).
 """
+DISTANCES = """What both decoders gain where the heatmap network says, beside where each joint is seen, how far away it
+is (`heatmap.distances`, `decoder.distances`; agego_lib/models/heatmap.py): from the same maps and features, `full` and
+`rays` read no distances, the other rows do.
+"""
+TITLE = "The paper's claims, tested"
+# Profiles with a page of their own, of rows that all were made in one working copy.
+PAGES = {
+    "hidden": ("claims-hidden.md", TITLE, HIDDEN),
+    "distances": ("distances.md", "Distances from the heatmap network", DISTANCES),
+}
 LEARNING = """**On the single passes the full model was still learning**: on twice as many (`full_long`) its PA-MPJPE
 falls {}. A row without a part may only have learned faster. So claims are judged by the rows on twice the passes where
 there are enough of those (`_long`), nothing else is refuted here, and what is confirmed holds for the passes it had.

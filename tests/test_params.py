@@ -107,7 +107,7 @@ def test_a_file_that_names_a_group_by_hand_is_refused_and_mended(project, compos
 @pytest.mark.parametrize(
     ("override", "found"),
     [
-        ("profile=quck", "Available options in 'profile': hidden paper quick release smoke"),
+        ("profile=quck", "Available options in 'profile': distances hidden paper quick release smoke"),
         ("dataset=mine", "Available options in 'dataset': egopw synthetic"),
         ("pose.epoch=3", "Could not override 'pose.epoch'"),
         ("pose.epochs=none", "pose.epochs is 'none'; expected a whole number at least 1"),

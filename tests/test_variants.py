@@ -83,6 +83,7 @@ RAYS = {"decoder.kind", "decoder.layers", "decoder.smoothing", "decoder.stature"
         ("rays_motion", RAYS | {"decoder.turn_degrees", "decoder.hidden_share"}),
         ("rays_plain", RAYS | {"decoder.use_motion"}),
         ("full_stature", {"decoder.stature"}),
+        ("full_distances", {"decoder.distances"}),
         ("window_half", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
         ("window_double", {"window.length", "window.stride", "pose.batch_size", "finetune.batch_size"}),
     ],
@@ -148,7 +149,7 @@ def test_protocol(settings):
 
 def test_every_row_of_the_settings_is_known():
     names = set(re.findall(r"'(\w+)'", str(params.AblationSettings.__annotations__["rows"])))
-    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 18
+    assert names <= {"sceneego_only", *ABLATIONS, *CHANGES, *LOSSES} and len(names) == 21
 
 
 # --- The tables ----------------------------------------------------------------------------------------------------
@@ -281,7 +282,8 @@ def test_tables_name_runs_that_settings_can_ask_for(settings):
         SEEDED,
         rows=("no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding",
               "sceneego_only", "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long",
-              "no_spatial_long", "rays", "rays_long", "rays_motion", "rays_plain", "full_stature", "rays_stature"),
+              "no_spatial_long", "rays", "rays_long", "rays_motion", "rays_plain", "full_stature", "rays_stature",
+              "full_distances", "rays_distances", "rays_distances_long"),
         heatmap_losses=("mse", "scratch"),
         seeds=(),
         baselines=METHODS,

@@ -97,7 +97,10 @@ class ZoomedFrames(FrameDataset):
         image, size = found["image"].numpy().transpose(1, 2, 0), found["image"].shape[-1]
         joints = torch.full_like(found["joints"], torch.nan)
         joints[LOWER] = self.zoom.inside((found["joints"][LOWER] + 0.5) / size) * size - 0.5
-        return found | {"image": torch.from_numpy(self.zoom.enlarged(image)), "joints": joints}
+        distances = torch.full_like(found["distances"], torch.nan)
+        distances[LOWER] = found["distances"][LOWER]
+        image = torch.from_numpy(self.zoom.enlarged(image))
+        return found | {"image": image, "joints": joints, "distances": distances}
 
 
 class Mo2Cap2Zoom(Mo2Cap2):

@@ -14,6 +14,7 @@ from agego_lib.images import to_tensor
 from agego_lib.progress import bar
 
 MANIFEST = "features.json"
+HEATMAPS = ("heatmaps", "distances")  # what the heatmap network gives
 
 
 class FeatureError(ValueError):
@@ -111,10 +112,10 @@ class FeatureStore:
         }
 
     def with_heatmaps_of(self, other):
-        """This store with the heatmaps of another one of the same sequences."""
+        """This store with the heatmaps, and what comes with them, of another one of the same sequences."""
         mixed = copy.copy(self)
         pairs = zip(self._places, other._places, strict=True)
-        mixed._places = [{**ours, "heatmaps": theirs["heatmaps"]} for ours, theirs in pairs]
+        mixed._places = [ours | {name: theirs[name] for name in HEATMAPS if name in theirs} for ours, theirs in pairs]
         return mixed
 
 

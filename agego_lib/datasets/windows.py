@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch.utils.data import Dataset
 
 from agego_lib.inference import window_starts
+from agego_lib.stature import AVERAGE, stature
 
 
 def segments(frame_numbers: Int[np.ndarray, " N"], max_gap: int) -> list[tuple[int, int]]:
@@ -132,13 +133,17 @@ class FrameDataset(FrameItems):
     """Every frame of prepared sequences by itself, for the heatmap network.
 
     An item: `image` (3, S, S) uint8 RGB, `joints` (15, 2) float32, px in that image (NaN where a joint has no label),
-    `sequence` int, `frame` int, its index in the sequence. size: S, by default that of the prepared view.
+    `distances` (15,) float32, m from the camera, were the wearer of average stature (agego_lib/stature.py), `sequence`
+    int, `frame` int, its index in the sequence. size: S, by default that of the prepared view.
     """
 
     def __init__(self, sequences, size: int | None = None):
         super().__init__(sequences)
         self.size = size
         self._joints = [sequence.joints_view(size) for sequence in self.sequences]
+        self._distances = [
+            np.linalg.norm(s.joints_3d, axis=-1) * (AVERAGE / stature(s.joints_3d)[:, None]) for s in self.sequences
+        ]
 
     def __getitem__(self, item: int) -> dict:
         if item < 0:
@@ -155,6 +160,7 @@ class FrameDataset(FrameItems):
         return {
             "image": torch.from_numpy(planes),
             "joints": torch.from_numpy(self._joints[number][frame].copy()),
+            "distances": torch.from_numpy(self._distances[number][frame].copy()),
             "sequence": number,
             "frame": frame,
         }

@@ -33,7 +33,8 @@ def full_cost(settings):
         model = untrained_model(settings).eval()
         maps = torch.empty(1, length, NUM_JOINTS, size // 4, size // 4)
         trunk = torch.empty(1, length, channels, size // 16, size // 16)
-    return cost(model.own_parameters(), lambda: model.forward_features(maps, trunk), length)
+        distances = torch.empty(1, length, NUM_JOINTS, 1, 1) if settings.decoder.distances else None
+    return cost(model.own_parameters(), lambda: model.forward_features(maps, trunk, None, distances), length)
 
 
 def complexity(size=256, frames=64, backbone="resnet50"):

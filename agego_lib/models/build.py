@@ -34,9 +34,11 @@ ABLATIONS = {
 # Settings of each kind of decoder, beside `stature`, that the model is built with; the others say how it starts and
 # trains.
 DECODERS = {
-    "paper": ("layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding"),
-    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length"),
-}
+    "paper": (
+        "layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding", "distances"
+    ),
+    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length", "distances"),
+}  # fmt: skip
 # Those of them that no weight depends on.
 FREE = ("dropout", "smoothing", "min_peak")
 
@@ -44,7 +46,7 @@ FREE = ("dropout", "smoothing", "min_peak")
 def load_heatmap_net(path) -> HeatmapNet:
     """The trained heatmap network that `02_heatmap_training` wrote -> frozen HeatmapNet."""
     state, info = weights.load(path)
-    net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]))
+    net = HeatmapNet(fpn_channels=tuple(info["fpn_channels"]), distances=info.get("distances", False))
     net.load_state_dict(fitted(net, state, source=str(path)))
     return net.freeze()
 
@@ -62,8 +64,9 @@ def new_heatmap_net(heatmap: HeatmapSettings, released) -> HeatmapNet:
     released: file of the released model, whose heatmap network it is where `heatmap.init` says so.
     Raises WeightsError where weights are missing or do not fit.
     """
+    distances = heatmap.distances > 0
     if heatmap.init != "released":
-        return HeatmapNet(init=heatmap.init, fpn_channels=heatmap.fpn_channels)
+        return HeatmapNet(init=heatmap.init, fpn_channels=heatmap.fpn_channels, distances=distances)
     otherwise = "set heatmap.init to scratch, imagenet or a weights file"
     state, config = _released(released, otherwise)
     if config.get("fpn_channels") != list(heatmap.fpn_channels):
@@ -73,7 +76,9 @@ def new_heatmap_net(heatmap: HeatmapSettings, released) -> HeatmapNet:
         )
     prefix = "heatmap_net."
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    net = HeatmapNet(fpn_channels=heatmap.fpn_channels)
+    if not distances:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("distances.")}
+    net = HeatmapNet(fpn_channels=heatmap.fpn_channels, distances=distances)
     net.load_state_dict(fitted(net, state, str(released), prefix))
     return net
 
@@ -108,6 +113,7 @@ def _config(settings, switches):
         "input": {"size": settings.prepare.size, "crop": settings.prepare.crop},
         "window": asdict(settings.window),
         "fpn_channels": list(settings.heatmap.fpn_channels),
+        "distances": settings.heatmap.distances > 0,
         "backbone": settings.visual.backbone,
         "motion": motion,
         "decoder": decoder,
@@ -118,10 +124,14 @@ def _config(settings, switches):
 def _embedding_and_decoder(config, output_mean):
     options = dict(config["decoder"])
     if options.pop("kind", "paper") == "rays":
-        return RayTokens(), RayDecoder(output_mean, **options, use_motion=config["switches"].get("use_motion", True))
+        use_motion = config["switches"].get("use_motion", True)
+        return RayTokens(options.get("distances", False)), RayDecoder(output_mean, **options, use_motion=use_motion)
     limbs, scale = options.pop("embedding", "cnn") == "limbs", options.pop("input_scale")
-    side = config["input"]["size"] // 4
-    embedding = LimbEmbedding(side, input_scale=scale) if limbs else HeatmapEmbedding(input_scale=scale)
+    distances = options.pop("distances", False)
+    if limbs:
+        embedding = LimbEmbedding(config["input"]["size"] // 4, input_scale=scale)
+    else:
+        embedding = HeatmapEmbedding(input_scale=scale, distances=distances)
     return embedding, PoseDecoder(**options, **config["switches"], output_mean=output_mean)
 
 
@@ -145,7 +155,8 @@ def _start_as_released(embedding, decoder, config, released):
     state, theirs = _released(released, otherwise)
     for part in ("decoder", "switches"):
         # What changes no weight, such as the filter's width, may differ.
-        other = {k: v for k, v in theirs[part].items() if k not in FREE and config[part].get(k, v) != v}
+        given = {"distances": False} | theirs[part] if part == "decoder" else theirs[part]
+        other = {k: v for k, v in given.items() if k not in FREE and config[part].get(k, v) != v}
         if other:
             found = ", ".join(f"{part}.{key} {value!r} ({config[part][key]!r} here)" for key, value in other.items())
             raise WeightsError(f"{released} has {found}; set it as the file has it, or {otherwise}")
@@ -201,7 +212,7 @@ def new_model(
 
 def _untrained(config):
     return AGEgoPose(
-        HeatmapNet(fpn_channels=tuple(config["fpn_channels"])),
+        HeatmapNet(fpn_channels=tuple(config["fpn_channels"]), distances=config.get("distances", False)),
         FrameEncoder(backbone=config["backbone"], init="scratch"),
         MotionEncoder(**config["motion"]),
         *_embedding_and_decoder(config, torch.zeros(NUM_JOINTS, 3)),

@@ -193,7 +193,8 @@ class AGEgoPose(nn.Module):
     def frozen_features(self, images: Image) -> dict[str, Float[Tensor, "N _ _ _"]]:
         """What the frozen networks see in images, the same in training and evaluation.
 
-        Returns a dict with `heatmaps` (N, J, H/4, W/4), sigmoid of the logits, and `trunk` (N, C, H/16, W/16).
+        Returns a dict with `heatmaps` (N, J, H/4, W/4), sigmoid of the logits, `trunk` (N, C, H/16, W/16), and, where
+        the heatmap network gives them, `distances` (N, J, 1, 1), log m (see `HeatmapNet.decode_all`).
         A stream that is off has no entry. Cached, they can be given to `forward_features`, epoch after epoch.
         """
         features, stages = {}, None
@@ -201,7 +202,10 @@ class AGEgoPose(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         if self.use_spatial:
             stages = self.heatmap_net.encode(images)
-            features["heatmaps"] = self.heatmap_net.decode(stages).sigmoid()
+            logits, distances = self.heatmap_net.decode_all(stages)
+            features["heatmaps"] = logits.sigmoid()
+            if distances is not None:
+                features["distances"] = distances[..., None, None]
         if self.use_motion:
             features["trunk"] = stages[2] if self.shares_trunk() else self.frame_encoder.trunk(images)
         return features
@@ -211,18 +215,20 @@ class AGEgoPose(nn.Module):
         heatmaps: Float[Tensor, "B T J h w"] | None = None,
         trunk: Float[Tensor, "B T C16 h16 w16"] | None = None,
         mask: Mask = None,
+        distances: Float[Tensor, "B T J 1 1"] | None = None,
     ) -> Joints:
         """Frozen features of windows -> joints; the mask is False where a frame is padding.
 
         Features stored in half precision are raised to the model's. Poses of padded frames mean nothing.
         """
-        return self.decode(*self.streams(heatmaps, trunk, mask), mask)
+        return self.decode(*self.streams(heatmaps, trunk, mask, distances), mask)
 
     def streams(
         self,
         heatmaps: Float[Tensor, "B T J h w"] | None = None,
         trunk: Float[Tensor, "B T C16 h16 w16"] | None = None,
         mask: Mask = None,
+        distances: Float[Tensor, "B T J 1 1"] | None = None,
     ) -> tuple[Tokens | None, Motion | None]:
         """What the two streams make of frozen features: joint tokens and motion, None for a stream that is off."""
         dtype = self.decoder.output_mean.dtype
@@ -230,12 +236,22 @@ class AGEgoPose(nn.Module):
         if self.use_spatial:
             if heatmaps is None:
                 raise ValueError("use_spatial is on, but heatmaps is None")
-            tokens = self.embedding(heatmaps.to(dtype))
+            tokens = self.tokens(heatmaps.to(dtype), distances)
         if self.use_motion:
             if trunk is None:
                 raise ValueError("use_motion is on, but trunk is None")
             motion = self.motion_encoder(self.frame_encoder.head(trunk.to(dtype), mask), mask)
         return tokens, motion
+
+    def tokens(
+        self, heatmaps: Float[Tensor, "B T J h w"], distances: Float[Tensor, "B T J 1 1"] | None = None
+    ) -> Tokens:
+        """Joint tokens of windows. Raises ValueError where distances are read and not given."""
+        if not self.embedding.distances:
+            return self.embedding(heatmaps)
+        if distances is None:
+            raise ValueError("decoder.distances is on, but distances is None")
+        return self.embedding(heatmaps, distances.to(heatmaps.dtype)[..., 0])
 
     def decode(
         self,

@@ -28,7 +28,7 @@ MIRRORED = list(range(NUM_JOINTS))
 for _right, _left in LEFT_RIGHT_PAIRS:
     MIRRORED[_right], MIRRORED[_left] = _left, _right
 
-Tokens = Float[Tensor, "B T 15 14"]
+Tokens = Float[Tensor, "B T 15 token"]  # TOKEN numbers, and the distance where the heatmap network gives it
 Joints = Float[Tensor, "B T 15 3"]
 
 
@@ -49,9 +49,16 @@ class RayTokens(nn.Module):
     Of each map: unit rays (camera frame) through its peak, through the highest value at least APART from it, and
     through its centre of mass (of squared values); the values of both peaks; the spread along u and v as shares of the
     side; the logarithm of 1 + the sum. A map without any value gives the middle's ray and zeros.
+    distances: whether what `HeatmapNet.decode_all` says of the joint's distance comes last.
     """
 
-    def forward(self, heatmaps: Float[Tensor, "B T 15 h w"]) -> Tokens:
+    def __init__(self, distances: bool = False):
+        super().__init__()
+        self.distances = distances
+
+    def forward(
+        self, heatmaps: Float[Tensor, "B T 15 h w"], distances: Float[Tensor, "B T 15 1"] | None = None
+    ) -> Tokens:
         maps = heatmaps.flatten(0, 2).float()
         size = maps.shape[-1]
         grid = torch.arange(size, dtype=maps.dtype, device=maps.device)
@@ -68,7 +75,8 @@ class RayTokens(nn.Module):
         ]
         rays = unproject(torch.stack([first, second, mean], dim=1), size).flatten(1)
         numbers = torch.stack([high, low, *spread, maps.sum((1, 2)).log1p()], dim=-1)
-        return torch.cat([rays, numbers], dim=-1).unflatten(0, heatmaps.shape[:3])
+        tokens = torch.cat([rays, numbers], dim=-1).unflatten(0, heatmaps.shape[:3])
+        return torch.cat([tokens, distances.float()], dim=-1) if self.distances else tokens
 
     @staticmethod
     def _peak(maps):
@@ -122,10 +130,10 @@ class Augmentation(nn.Module):
         return tokens, joints
 
 
-def hidden_token(like: Tensor) -> Float[Tensor, "14"]:
+def hidden_token(like: Tokens) -> Float[Tensor, " token"]:
     """The token of a map that shows nothing: all rays those of the view's middle, all numbers zero."""
     middle = unproject(like.new_zeros(2), 1)
-    return torch.cat([middle.repeat(RAYS), like.new_zeros(TOKEN - 3 * RAYS)])
+    return torch.cat([middle.repeat(RAYS), like.new_zeros(like.shape[-1] - 3 * RAYS)])
 
 
 class _Attention(nn.Module):
@@ -219,7 +227,8 @@ class RayDecoder(nn.Module):
     must be told. smoothing: the width of
     `smoothed`, through which all joints go, in the window's frames; 0: none. min_peak: frames of which no map reaches
     this value, such as dark ones, are not attended to, and their joints lie `between` those of others; 0: none.
-    temporal: that it reads whole windows of tokens, so that live prediction must keep them.
+    distances: whether tokens end with one. temporal: that it reads whole windows of tokens, so that live
+    prediction must keep them.
     """
 
     temporal = True
@@ -238,13 +247,14 @@ class RayDecoder(nn.Module):
         min_peak: float = 0.0,
         train_length: int = 0,
         stature: str = "none",
+        distances: bool = False,
     ):
         super().__init__()
         self.stature = stature
         self.use_motion, self.smoothing, self.min_peak = use_motion, smoothing, min_peak
         mean = torch.as_tensor(output_mean).float()
         self.register_buffer("output_mean", mean)
-        self.read = nn.Sequential(nn.Linear(TOKEN, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.read = nn.Sequential(nn.Linear(TOKEN + distances, dim), nn.GELU(), nn.Linear(dim, dim))
         self.joint_embedding = nn.Parameter(0.02 * torch.randn(NUM_JOINTS, dim))
         if use_motion:
             self.motion_projection = nn.Linear(motion_dim, dim)

@@ -11,11 +11,13 @@ from agego_lib.skeleton import BONES, NUM_JOINTS
 class HeatmapEmbedding(nn.Module):
     """Heatmaps -> joint tokens H_e, by one small CNN shared by all joints.
 
-    input_scale multiplies the maps, whose values lie between 0 and 1 and are nearly all close to 0.
+    input_scale multiplies the maps, whose values lie between 0 and 1 and are nearly all close to 0. distances: whether
+    each joint's distance, as `HeatmapNet.decode_all` gives it, is read beside its map, as the paper's is not.
     """
 
-    def __init__(self, dim: int = 128, input_scale: float = 1.0):
+    def __init__(self, dim: int = 128, input_scale: float = 1.0, distances: bool = False):
         super().__init__()
+        self.distances = distances
         self.input_scale = input_scale
         self.cnn = nn.Sequential(
             nn.Conv2d(1, 16, 3, stride=1, padding=1),
@@ -26,14 +28,18 @@ class HeatmapEmbedding(nn.Module):
             nn.ReLU(inplace=True),
             nn.AdaptiveAvgPool2d(4),
         )
-        self.project = nn.Linear(64 * 4 * 4, dim)
+        self.project = nn.Linear(64 * 4 * 4 + distances, dim)
         self.norm = nn.LayerNorm(dim)
         # Channels last made this CNN two to three times as fast on a CPU.
         self.cnn.to(memory_format=torch.channels_last)
 
-    def forward(self, heatmaps: Float[Tensor, "B T J h w"]) -> Float[Tensor, "B T J dim"]:
+    def forward(
+        self, heatmaps: Float[Tensor, "B T J h w"], distances: Float[Tensor, "B T J 1"] | None = None
+    ) -> Float[Tensor, "B T J dim"]:
         maps = heatmaps.flatten(0, 2).unsqueeze(1) * self.input_scale
         features = self.cnn(maps.to(memory_format=torch.channels_last)).flatten(1)
+        if self.distances:
+            features = torch.cat([features, distances.flatten(0, 2)], dim=1)
         return self.norm(self.project(features)).unflatten(0, heatmaps.shape[:3])
 
 
@@ -50,6 +56,7 @@ class LimbEmbedding(nn.Module):
     """
 
     PATCHES = 4  # along a side of each map
+    distances = False
 
     def __init__(
         self, side: int, dim: int = 128, input_scale: float = 1.0, layers: int = 2, heads: int = 4, norm: bool = True

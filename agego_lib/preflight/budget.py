@@ -20,10 +20,11 @@ GB = 1e9
 
 
 def feature_bytes(settings):
-    """Bytes of one frame's frozen features in half precision: heatmaps, and ResNet's layer3 for the motion stream."""
+    """Bytes of one frame's frozen features in half precision: heatmaps, the joints' distances where the network gives
+    them, and ResNet's layer3 for the motion stream."""
     size = settings.prepare.size
     channels = STAGE_CHANNELS[settings.visual.backbone][2] if settings.decoder.use_motion else 0
-    return 2 * (15 * (size // 4) ** 2 + channels * (size // 16) ** 2)
+    return 2 * (15 * ((size // 4) ** 2 + (settings.heatmap.distances > 0)) + channels * (size // 16) ** 2)
 
 
 def prepared_bytes(settings, example, camera):
@@ -88,9 +89,12 @@ def training_bytes(settings):
     truth = {"joints_3d": torch.zeros(1, frames, 15, 3), "mask": torch.ones(1, frames, dtype=torch.bool)}
     window = {"heatmaps": torch.zeros(1, frames, *maps), "trunk": torch.zeros(1, frames, *trunk), **truth}
     images = {"image": torch.zeros(frames, 3, size, size, dtype=torch.uint8), "joints": torch.zeros(frames, 15, 2)}
-    net = HeatmapNet(fpn_channels=settings.heatmap.fpn_channels).train()
+    weight = settings.heatmap.distances
+    if weight:
+        window["distances"], images["distances"] = torch.zeros(1, frames, 15, 1, 1), torch.ones(frames, 15)
+    net = HeatmapNet(fpn_channels=settings.heatmap.fpn_channels, distances=weight > 0).train()
     runs = {
-        "heatmap": (HeatmapObjective(net), images, settings.heatmap.optimiser.batch_size),
+        "heatmap": (HeatmapObjective(net, distances=weight), images, settings.heatmap.optimiser.batch_size),
         "pose": (PoseObjective(model, settings.loss), window, settings.pose.batch_size * settings.window.length),
     }
     needed = {}

@@ -20,10 +20,12 @@ class HeatmapObjective(nn.Module):
     """Eq. 1 on Gaussian targets (Eq. 7); sigma in pixels of the heatmap.
 
     colour_jitter: each frame's colour channels are multiplied by 1 +- up to this, all alike and each by itself.
+    distances: weight of the mean error of the distances (m) that a network with a DistanceHead gives.
     """
 
-    def __init__(self, net, loss="bce", sigma=2.0, pos_weight=1.0, colour_jitter=0.0):
+    def __init__(self, net, loss="bce", sigma=2.0, pos_weight=1.0, colour_jitter=0.0, distances=0.0):
         super().__init__()
+        self.distances = distances
         self.colour_jitter = colour_jitter
         self.net, self.loss, self.sigma = net, loss, sigma
         # MSE knows no such weight; 1 is BCE as the paper has it.
@@ -35,11 +37,21 @@ class HeatmapObjective(nn.Module):
             # Half of it in brightness, half in tint.
             gains = 1 + self.colour_jitter * (torch.rand(len(images), 4, 1, 1, device=images.device) - 0.5)
             images = (images * (gains[:, :1] * gains[:, 1:])).clamp(0, 255)
-        logits = self.net(normalise(images).contiguous(memory_format=torch.channels_last))
+        frames = normalise(images).contiguous(memory_format=torch.channels_last)
+        logits, logarithms = (
+            self.net.decode_all(self.net.encode(frames)) if self.distances else (self.net(frames), None)
+        )
         scale = logits.shape[-1] / images.shape[-1]
         target = gaussian_heatmaps((batch["joints"] + 0.5) * scale - 0.5, logits.shape[-1], self.sigma)
         loss = heatmap_loss(logits, target, self.loss, self.pos_weight)
-        return loss, {"loss": loss.detach()}
+        if not self.distances:
+            return loss, {"loss": loss.detach()}
+        known = batch["distances"].isfinite()
+        # Clamped: an exponential must not end a run.
+        found, truth = logarithms.float().clamp(-4, 4).exp()[known], batch["distances"][known]
+        error = (found - truth).abs().sum() / max(1, len(truth))
+        loss = loss + self.distances * error
+        return loss, {"loss": loss.detach(), "distance_mm": error.detach() * 1000}
 
 
 class ActionObjective(nn.Module):
@@ -123,7 +135,7 @@ class PoseObjective(nn.Module):
             features = self.model.frozen_features(normalise(batch["images"]).flatten(0, 1))
             features = {name: value.unflatten(0, mask.shape) for name, value in features.items()}
         else:
-            features = {name: batch[name] for name in ("heatmaps", "trunk") if name in batch}
+            features = {name: batch[name] for name in ("heatmaps", "trunk", "distances") if name in batch}
         tokens, motion = self.model.streams(**features, mask=mask)
         if self.augmentation is not None and self.training:
             tokens, target = self.augmentation(tokens, target)

@@ -48,6 +48,10 @@ def _told_stature(settings):
     return replace(settings, decoder=replace(settings.decoder, stature="given"))
 
 
+def _distances(settings):
+    return replace(settings, decoder=replace(settings.decoder, distances=True))
+
+
 def _long(settings, times):
     """Trained on so many times the passes."""
     steps = {name: getattr(settings, name) for name in ("pose", "finetune")}
@@ -78,6 +82,10 @@ CHANGES = {
     # Both decoders told how tall the wearer is.
     "rays_stature": lambda settings: _rays(settings, stature="given"),
     "full_stature": _told_stature,
+    # Both decoders with what the heatmap network says of the joints' distances.
+    "rays_distances": lambda settings: _rays(settings, distances=True),
+    "full_distances": _distances,
+    "rays_distances_long": lambda settings: _long(_rays(settings, distances=True), 4),
     # Tables 4 and 5 again: whether a row is worse, or only behind.
     **{f"{row}_long": lambda settings: _long(settings, 2) for row in ABLATIONS},
 }

@@ -127,7 +127,9 @@ class _Every(Dataset):
 
 def heatmap_objective(net, heatmap):
     """The HeatmapObjective of the `heatmap` settings."""
-    return HeatmapObjective(net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter)
+    return HeatmapObjective(
+        net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter, heatmap.distances
+    )
 
 
 class HeatmapStage(TrainingStage):
@@ -161,7 +163,7 @@ class HeatmapStage(TrainingStage):
         self.fit(objective, frames, heatmap.optimiser, "heatmaps", "heatmaps")
         prepare = self.settings.prepare
         info = {"fpn_channels": list(heatmap.fpn_channels), "size": prepare.size, "crop": prepare.crop}
-        info["loss"] = heatmap.loss
+        info |= {"loss": heatmap.loss, "distances": heatmap.distances > 0}
         self.write(weights.save, self.artifacts / self.place / "heatmap_net.safetensors", self.net.freeze(), info)
         return self.net
 
