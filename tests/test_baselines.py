@@ -165,6 +165,7 @@ def test_what_the_second_detector_is_taught():
             return 1
 
     sequence = OneFrame(view=SimpleNamespace(size=size), joints_view=lambda _: labels[None].astype(np.float32))
+    sequence.joints_3d = np.random.default_rng(0).normal(size=(1, 15, 3)).astype(np.float32)
     for joint in LOWER:
         spot = 255 * np.exp(-((grid - labels[joint]) ** 2).sum(-1) / 4.5)
         planes = np.repeat(spot.astype(np.uint8)[None, None], 3, axis=1)

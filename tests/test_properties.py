@@ -216,7 +216,7 @@ class Echo(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.scale, self.windows = torch.nn.Parameter(torch.ones(1)), []
-        self.embedding = lambda maps: maps
+        self.tokens = lambda heatmaps: heatmaps
 
     def frozen_features(self, images):
         # to_tensor normalises: x = (value / 255 - mean) / std of the first channel.
