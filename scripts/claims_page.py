@@ -212,7 +212,7 @@ has something to recover. The same claims on the plain data: [claims.md](claims.
 """
 DISTANCES = """What both decoders gain where the heatmap network says, beside where each joint is seen, how far away it
 is (`heatmap.distances`, `decoder.distances`; agego_lib/models/heatmap.py): from the same maps and features, `full` and
-`rays` read no distances, the other rows do.
+`rays` read no distances, the other rows do. Heatmap networks started from a released model that gives them.
 """
 TITLE = "The paper's claims, tested"
 # Profiles with a page of their own, of rows that all were made in one working copy.
