@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_rays import small_model
 
 from agego_lib import params
@@ -242,8 +243,6 @@ def test_what_it_costs(settings, kind):
     ],
 )
 def test_settings_that_do_not_go_together(project, change, message):
-    import yaml
-
     raw = yaml.safe_load((project / "params.yaml").read_text())
     for section, values in change.items():
         raw[section] |= values

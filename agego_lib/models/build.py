@@ -31,14 +31,13 @@ ABLATIONS = {
 }
 
 
-# Settings of each kind of decoder, beside `stature`, that the model is built with; the others say how it starts and
+# Settings of each kind of decoder, beside those of both, that the model is built with; the others say how it starts and
 # trains.
 DECODERS = {
-    "paper": (
-        "layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding", "distances"
-    ),
-    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length", "distances"),
-}  # fmt: skip
+    "paper": ("layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding"),
+    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length"),
+}
+BOTH = ("kind", "stature", "distances")
 # Those of them that no weight depends on.
 FREE = ("dropout", "smoothing", "min_peak")
 
@@ -107,7 +106,7 @@ def motion_stage_parts(frames: FrameEncoder, blocks: MotionEncoder) -> nn.Module
 
 
 def _config(settings, switches):
-    decoder = {key: getattr(settings.decoder, key) for key in ("kind", "stature", *DECODERS[settings.decoder.kind])}
+    decoder = {key: getattr(settings.decoder, key) for key in (*BOTH, *DECODERS[settings.decoder.kind])}
     motion = {k: getattr(settings.motion, k) for k in ("heads", "depth", "local_blocks", "window", "drop_path")}
     return {
         "input": {"size": settings.prepare.size, "crop": settings.prepare.crop},
