@@ -184,6 +184,20 @@ def test_loader_workers_without_shared_memory(settings, tmp_path, monkeypatch):
     assert any("engine.workers: 8 loader workers" in p and "--shm-size" in p for p in found.problems)
 
 
+def test_a_repository_needs_a_commit(tmp_path):
+    def told():
+        found = preflight.Findings()
+        preflight.check_repository(tmp_path, found)
+        return found.problems
+
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
+    assert not told()
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert [str(tmp_path) in problem and "git commit" in problem for problem in told()] == [True]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "start"], check=True)
+    assert not told()
+
+
 def test_a_hundred_faults_are_one_readable_line():
     found = preflight.Findings()
     found.several(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -285,6 +286,16 @@ def _duration(seconds):
     return f"{seconds / 60:.0f} minutes"
 
 
+def check_repository(root, found):
+    """A project in a git repository without a commit, as after `git init` in an unpacked archive: dvclive needs one."""
+    head = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"]
+    if (root / ".git").exists() and subprocess.run(head, capture_output=True).returncode:
+        found.problems.append(
+            f"{root} is a git repository without a commit, which training curves cannot be kept in: "
+            "git add -A && git commit -m start"
+        )
+
+
 def check(settings, root):
     """Everything that a run of these settings needs -> Findings."""
     found = Findings()
@@ -317,6 +328,7 @@ def check(settings, root):
                 f"train the temporal blocks on. Name {ACTIONFORMER}; or {WITHOUT}"
             )
         check_beside(settings.ablation.baselines, looked, found)
+    check_repository(root, found)
     check_weights(settings, root, found)
     check_machine(settings, root, frames, frame_bytes, found)
     return found
