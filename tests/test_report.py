@@ -214,6 +214,17 @@ def test_a_browser_draws_every_figure_without_a_network(chromium, root, tmp_path
     assert len(figures[0].query_selector_all(".bars .point")) == 2
     picture = tab.screenshot(path=tmp_path / "results.png")
     assert len(picture) > 10_000
+    # On paper there is a picture of every scene, also of those taken away; the bars are drawn as they are.
+    tab.evaluate("window.print = () => { window.printed = true; }; 0")
+    tab.click("#print")
+    tab.wait_for_function("window.printed === true")
+    widths = tab.eval_on_selector_all(".pictured + .picture", "all => all.map(picture => picture.naturalWidth)")
+    assert len(widths) == len(figures) - 1 and min(widths) > 1000
+    tab.emulate_media(media="print")
+    assert [figure.is_visible() for figure in figures] == [True] + [False] * (len(figures) - 1)
+    assert all(picture.is_visible() for picture in tab.query_selector_all(".picture"))
+    tab.emulate_media(media="screen")
+    assert not any(picture.is_visible() for picture in tab.query_selector_all(".picture"))
     # Back at the first scene, which was taken away: it is drawn again, and the bars never went.
     figures[1].scroll_into_view_if_needed()
     figures[1].wait_for_selector(".gl-container canvas", state="attached")
