@@ -258,6 +258,8 @@ def mean_change(results, name, data_set, metric, base=None):
 
 def _not_run(name):
     """What says of a run that it was not made, and which setting would have it made."""
+    if "_distances" in name:
+        return "not run here: `profile=distances` has it"
     rows = [*WINDOWS] if name == ADAPTIVE else [name]
     for prefix, section in (("baseline_", "baselines"), ("heatmap_", "heatmap_losses"), ("", "rows")):
         if name.startswith(prefix):

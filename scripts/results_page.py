@@ -1,4 +1,4 @@
-"""Write docs/results.md and the tables of README.md, for maintainers: python scripts/results_page.py
+"""Write docs/results.md and the tables of README.md and docs/study.md, for maintainers: python scripts/results_page.py
 
 Run in a working copy of the profile `study`, whichever of its rows have been trained there: they join those of other
 copies and machines in docs/study.json, from which the pages are made.
@@ -38,7 +38,8 @@ PAGE = ROOT / "docs/results.md"
 SECTIONS = (
     "seed", "render", "prepare", "heatmap", "visual", "window", "motion", "decoder", "loss", "pose", "finetune",
 )  # fmt: skip
-# Where README has its tables of these names.
+# Where README and docs/study.md have their tables of these names.
+SHORT = {"protocol": "docs/study.md", "parts": "README.md", "methods": "docs/study.md"}
 START, END = "<!-- {}: written by scripts/results_page.py -->\n", "<!-- end of {} -->\n"
 
 
@@ -180,7 +181,7 @@ def put(page, start, end, rows):
 
 
 def in_short(rows, data):
-    """The columns of `methods_table` that README has room for."""
+    """The columns of `methods_table` that docs/study.md has room for."""
     pairs = [(title, metric) for title in TITLES.values() for metric in ("MPJPE", "PA-MPJPE")]
     kept = {
         "method": "method", "frames": "frames seen", "trainings": "trainings", "parameters (M)": "parameters (M)",
@@ -336,12 +337,14 @@ def main():
     PAGE.write_text("\n".join(parts))
     data = data_name(settings)
     short = {"protocol": protocol(study.evaluation, settings), "parts": parts_in_short(study, data)}
-    # Until each has been trained, README keeps a table of methods in which each has.
+    # Until each has been trained, the page keeps a table of methods in which each has.
     if {f"baseline_{name}" for name in settings.ablation.baselines} <= set(results):
         short["methods"] = in_short(methods, data)
     for name, rows in short.items():
-        put(ROOT / "README.md", START.format(name), END.format(name), rows)
-    print("wrote", study.file.relative_to(ROOT), PAGE.relative_to(ROOT), "and the tables of README.md")
+        put(ROOT / SHORT[name], START.format(name), END.format(name), rows)
+    print(
+        "wrote", study.file.relative_to(ROOT), PAGE.relative_to(ROOT), "and the tables of README.md and docs/study.md"
+    )
 
 
 if __name__ == "__main__":

@@ -211,6 +211,9 @@ def test_tables(tests, written, tmp_path, settings):
         f"not run here: {names} in `ablation.rows`"
         for names in ("`rays`", "`window_half`", "`window_half` and `window_double`")
     ]
+    # Rows that most profiles refuse name the one that has them.
+    [elsewhere] = results.compare(found, {"rays_distances": ""}, {}, settings)
+    assert elsewhere["to fill the gap"] == "not run here: `profile=distances` has it"
     assert {r["data set"] for r in table if r["row"] == "one set"} == {"SceneEgo"}
     by_key = {(r["row"], r["data set"], r["metric"]): r for r in table}
     for data_set, folder in (("egopw", "pose"), ("sceneego", "finetune")):
