@@ -181,7 +181,7 @@ def main():
                 + (CHANGES if claims else "")
                 + " Intervals are 95 % bootstraps over test people and trainings"
                 + (f"; with fewer than {FEWEST} trainings nothing is decided.\n" if claims else ".\n"),
-                *([LEARNING.format(" and ".join(learning))] if learning else []),
+                *([LEARNING.format(" and ".join(learning)) + (JUDGED if claims else "")] if learning else []),
                 *([FRAMES] if learning and UNEQUAL & found.keys() else []),
                 *([markdown(claims)] if claims else []),
                 "## Errors of each row\n",
@@ -221,8 +221,10 @@ PAGES = {
     "distances": ("distances.md", "Distances from the heatmap network", DISTANCES),
 }
 LEARNING = """**On the single passes the full model was still learning**: on twice as many (`full_long`) its PA-MPJPE
-falls {}. A row without a part may only have learned faster. So claims are judged by the rows on twice the passes where
-there are enough of those (`_long`), nothing else is refuted here, and what is confirmed holds for the passes it had.
+falls {}. A row that errs less may only have learned faster.
+"""
+JUDGED = """So claims are judged by the rows on twice the passes where there are enough of those (`_long`), nothing else
+is refuted here, and what is confirmed holds for the passes it had.
 """
 FRAMES = """Of other windows, and of the transfer, nothing is confirmed either while it learns: in as many passes, T =
 32 learns from more frames and T = 128 from fewer, as a sequence holds more short windows than long ones; SceneEgo alone
