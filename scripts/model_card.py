@@ -65,7 +65,8 @@ def figures(root):
     }
     for n in rendered["rows"] if rendered else ({"set": name} for name in ("EgoPW-like", "SceneEgo-like")):
         told = ", told their stature" if n.get("stature") == "told" else ""
-        what = f"rendered test people, {n['set']}{told}"
+        mounts = ", mounts as in real frames" if n.get("mounts") == "as in real frames" else ""
+        what = f"rendered test people, {n['set']}{mounts}{told}"
         for key, measure in measures.items():
             interval = f"{n[f'{key}, interval']}; " if f"{key}, interval" in n else ""
             value = f"{n[key]:.1f} ({interval}mean pose: {n[f'{key}, mean pose']:.1f})" if rendered else NONE

@@ -22,8 +22,8 @@ def root(tmp_path):
     measures = ("mpjpe_mm", "pa_mpjpe_mm", "ba_mpjpe_mm", "acceleration_mm")
     numbers = {k: 50.04 + i for i, k in enumerate(measures)} | {f"{k}, mean pose": 200.0 for k in measures}
     numbers["pa_mpjpe_mm, interval"] = "40.0 to 60.0"
-    row = {"set": "SceneEgo-like", "stature": "estimated", **numbers}
-    rows = [row, row | {"stature": "told", "mpjpe_mm": 40.0}]
+    row = {"set": "SceneEgo-like", "mounts": "never trained", "stature": "estimated", **numbers}
+    rows = [row, row | {"stature": "told", "mpjpe_mm": 40.0}, row | {"mounts": "as in real frames", "mpjpe_mm": 30.0}]
     rendered = {"settings": {"model_sha256": digest}, "rows": rows}
     rows = [
         {"joints of": what, "group": group, "marked": 25, "PCK at 64 px": 0.961, "PCK at 32 px": 0.5}
@@ -54,6 +54,8 @@ def test_figures_are_those_that_were_measured(root):
     aligned = found["rendered test people, SceneEgo-like", "PA-MPJPE (mm)"]
     assert aligned == "51.0 (40.0 to 60.0; mean pose: 200.0)"
     assert found["rendered test people, SceneEgo-like, told their stature", "MPJPE (mm)"] == "40.0 (mean pose: 200.0)"
+    near = found["rendered test people, SceneEgo-like, mounts as in real frames", "MPJPE (mm)"]
+    assert near == "30.0 (mean pose: 200.0)"
     assert found["", "size of the weights (MB)"] == "3.0"
     assert found["2 CPU cores (Some)", "`predict`, frames a second"] == "30"
     assert found["2 CPU cores (Some)", "`predict --overlay none`, frames a second"] == "45"

@@ -185,15 +185,18 @@ def test_mounts_fill_their_ranges(people):
             [0, -np.sin(np.radians(mode[3])), -np.cos(np.radians(mode[3]))],
             atol=1e-9,
         )
-        for test in (False, True):
-            draws = [synthetic.mount(dataset, np.random.default_rng(i), seconds, test) for i in range(200)]
+        for test, real in ((False, False), (True, False), (True, True)):
+            draws = [synthetic.mount(dataset, np.random.default_rng(i), seconds, test, real) for i in range(200)]
             places = np.array([p.mean(0) for _, p in draws])
             tilts = np.degrees([np.arctan2(-t[:, 1, 2], -t[:, 2, 2]).mean() for t, _ in draws])
             assert (places > low[:3] - 0.01).all() and (places < high[:3] + 0.01).all()
             assert tilts.min() > low[3] - 3 and tilts.max() < high[3] + 3
             assert 0 < max(np.abs(np.diff(t, axis=0)).max() for t, _ in draws) < 0.03
             fits = np.column_stack([places[:, 1:], tilts])
-            (least, most), slack = synthetic.TEST_MOUNTS, np.array([0.008, 0.008, 2.5])
+            (least, most), slack = (
+                synthetic.REAL_MOUNTS if real else synthetic.TEST_MOUNTS,
+                np.array([0.008, 0.008, 2.5]),
+            )
             if test:
                 assert (fits > least - slack).all() and (fits < most + slack).all()
             else:
