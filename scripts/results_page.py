@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from agego_data.synthetic import MOUNTS
 from agego_lib import params
 from agego_lib.datasets import TITLES, read_prepared
 from agego_lib.evaluation import HEADLINE
@@ -72,7 +73,8 @@ class Study:
     root: of a working copy. settings: its Settings, with which all trainings were made. results: {run: {data set:
     Remembered}}, of `tables.load_results`; facts: {run: method.json}; trainings: {run: its machine, torch, commit,
     seconds, None where they are not known}; evaluation: of the first training, as in metrics/evaluation.json.
-    Raises PageError where the file holds trainings of other settings than params.yaml.
+    mounts: where the camera sat in what they saw, synthetic.MOUNTS; None: as up to commit 9b51c77.
+    Raises PageError where the file holds trainings of other settings than params.yaml, or of other mounts.
     """
 
     def __init__(self, root):
@@ -82,7 +84,7 @@ class Study:
             raise PageError(f"{root}/params.yaml: profile is {self.settings.run.profile!r}, expected 'study'")
         values = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         self.made_with = {name: values[name] for name in SECTIONS}
-        self.results, self.facts, self.trainings, self.evaluation = {}, {}, {}, None
+        self.results, self.facts, self.trainings, self.evaluation, self.mounts = {}, {}, {}, None, None
         if not self.file.is_file():
             return
         found = read_json(self.file, 1 << 24)
@@ -91,7 +93,7 @@ class Study:
                 f"{self.file}: its trainings were made with other settings of {', '.join(other)} than params.yaml has; "
                 "remove it to begin anew"
             )
-        self.evaluation, self.facts = found["evaluation"], found["facts"]
+        self.evaluation, self.facts, self.mounts = found["evaluation"], found["facts"], found.get("mounts")
         for name, row in found["trainings"].items():
             self.trainings[name] = row["made"]
             self.results[name] = {
@@ -105,6 +107,13 @@ class Study:
         # Not in git, and written when a stage ends: here, and not by another working copy.
         made = {n: [metrics / f"{p}.run.json" for p in places] for n, places in made.items()}
         made = {n: [read_json(file) for file in files] for n, files in made.items() if all(f.is_file() for f in files)}
+        mounts = {name: ranges.tolist() for name, ranges in MOUNTS.items()}
+        if made and self.results and self.mounts != mounts:
+            raise PageError(
+                f"{self.file}: its trainings saw other camera mounts than this working copy's, which are those of "
+                "agego_data/synthetic.py; remove the file to begin anew"
+            )
+        self.mounts = mounts if made else self.mounts
         found = load_results(self.root, self.settings, tests, made)
         for name, sets in found.items():
             self.results[name] = {n: Remembered.of(errors) for n, errors in sets.items()}
@@ -145,7 +154,7 @@ class Study:
             )
             for name, sets in self.results.items()
         ]
-        head = {"settings": self.made_with, "evaluation": self.evaluation, "facts": self.facts}
+        head = {"settings": self.made_with, "mounts": self.mounts, "evaluation": self.evaluation, "facts": self.facts}
         text = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
         with replacing(self.file) as partial:
             partial.write_text("{\n" + text + '  "trainings": {\n' + ",\n".join(lines) + "\n  }\n}\n")

@@ -663,6 +663,14 @@ def test_the_study_grows_from_several_working_copies(tests, written, tmp_path, s
     study.add(tests)
     assert "3 trainings took 2.0 hours" in study.told() and "(1 more were ended" in study.told()
     assert results_page.parts_in_short(study, "embedded data")[1]["minutes of each"] == "–"
+    # Trainings of people whose cameras sat elsewhere do not stand beside these; the pages can still be written.
+    study.mounts["egopw"][1][2] += 0.04
+    study.write()
+    with pytest.raises(results_page.PageError, match="its trainings saw other camera mounts"):
+        results_page.Study(tmp_path).add(tests)
+    for name in ("ablate/no_motion", "ablate/baseline_nearest", "finetune"):
+        (tmp_path / f"metrics/{name}.run.json").unlink()
+    results_page.Study(tmp_path).add(tests)
     working_copy(tmp_path, replace(settings, seed=5), [])
     with pytest.raises(results_page.PageError, match="other settings of seed than params"):
         results_page.Study(tmp_path)
