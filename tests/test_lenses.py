@@ -1,5 +1,6 @@
 """The released model on rendered people: one motion through five lenses and three mounts; its benchmark."""
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -77,8 +78,11 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["rendered", "--quick", "--threads=1", f"--out={tmp_path}"])
     rendered.main()
     result = json.loads((tmp_path / "rendered.json").read_text())
-    found = [(row["set"], row["stature"]) for row in result["rows"]]
-    assert found == [(name, told) for name in ("EgoPW-like", "SceneEgo-like") for told in ("estimated", "told")]
+    found = [(row["mounts"], row["set"], row["stature"]) for row in result["rows"]]
+    sets, told = ("EgoPW-like", "SceneEgo-like"), ("estimated", "told")
+    assert found == list(itertools.product(("never trained", "as in real frames"), sets, told))
+    # Frames of other mounts, from which the same people are seen.
+    assert len({row["mpjpe_mm, mean pose"] for row in result["rows"]}) == 4
     for row in result["rows"]:
         assert row["people"] == 1 and row["frames"] == 8
         # Even on eight frames of one person it knows more than a pose that never moves.
