@@ -184,7 +184,7 @@ def test_loader_workers_without_shared_memory(settings, tmp_path, monkeypatch):
     assert any("engine.workers: 8 loader workers" in p and "--shm-size" in p for p in found.problems)
 
 
-def test_a_repository_needs_a_commit(tmp_path):
+def test_a_repository_needs_a_commit(tmp_path, monkeypatch):
     def told():
         found = preflight.Findings()
         preflight.check_repository(tmp_path, found)
@@ -194,6 +194,14 @@ def test_a_repository_needs_a_commit(tmp_path):
     assert not told()
     subprocess.run([*git, "init", "-q"], check=True)
     assert [str(tmp_path) in problem and "git commit" in problem for problem in told()] == [True]
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "")
+        assert not told()
+    head = (tmp_path / ".git/HEAD").read_text()
+    (tmp_path / ".git/HEAD").unlink()  # git then says that this is no repository
+    assert not told()
+    (tmp_path / ".git/HEAD").write_text(head)
+    assert told()
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "start"], check=True)
     assert not told()
 

@@ -288,8 +288,11 @@ def _duration(seconds):
 
 def check_repository(root, found):
     """A project in a git repository without a commit, as after `git init` in an unpacked archive: dvclive needs one."""
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return
     head = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"]
-    if (root / ".git").exists() and subprocess.run(head, capture_output=True).returncode:
+    # 1: no such commit. What else git refuses, such as a folder of another owner's, is not what is asked here.
+    if subprocess.run(head, capture_output=True).returncode == 1:
         found.problems.append(
             f"{root} is a git repository without a commit, which training curves cannot be kept in: "
             "git add -A && git commit -m start"
