@@ -24,15 +24,21 @@ def launched(engine):
 
 
 def new_stage(settings, root, run, loss=None, seed=None):
-    """The stage of a run's name: heatmap, features, motion, baseline_<method>, or a run of `variants.plan`."""
-    if run == "heatmap":
-        return HeatmapStage(settings, root, loss)
-    if run == "features":
-        return FeaturesStage(settings, root, loss)
+    """The stage of a run's name: heatmap, features, motion, baseline_<method>, or a run of `rows.plan`.
+
+    Raises ValueError for a loss or a seed with a stage that has none.
+    """
+    of_heatmaps = {"heatmap": HeatmapStage, "features": FeaturesStage}
+    if loss and run not in of_heatmaps:
+        raise ValueError(f"{run}: --loss {loss} is of heatmap and features alone")
+    if seed is not None and run in (*of_heatmaps, "motion", "pose", "finetune"):
+        raise ValueError(f"{run}: --seed is of rows and baselines alone; the main run's is `seed` in params.yaml")
+    if run in of_heatmaps:
+        return of_heatmaps[run](settings, root, loss)
     if run == "motion":
         return MotionStage(settings, root)
     if run.startswith("baseline_"):
-        return BaselineStage(settings, root, run.removeprefix("baseline_"))
+        return BaselineStage(settings, root, run.removeprefix("baseline_"), seed)
     return PoseStage(settings, root, run, seed)
 
 
@@ -40,7 +46,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m agego_lib.train", description=__doc__)
     parser.add_argument("run", help="heatmap, features, motion, pose, finetune, baseline_..., or a row: no_motion ...")
     parser.add_argument("--loss", help="heatmap, features: of another loss than heatmap.loss (Table 6)")
-    parser.add_argument("--seed", type=int, help="a row: repeat it from another start")
+    parser.add_argument("--seed", type=int, help="a row or baseline: repeat it from another start")
     given = parser.parse_args(arguments)
     try:
         settings, root = params.load(), params.find_root()

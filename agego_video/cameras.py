@@ -158,8 +158,8 @@ def _camera(path, name):
     if path is None:
         root, data = project_for("--calibration")
         path = params.locate(root, data.sceneego.calibration)
-        if not Path.cwd().is_relative_to(root):
-            notes = [f"no --calibration: frames are taken for ones of the camera of {path}"]
+        whose = ", a lens that was made up for the embedded data" if data.source == "synthetic" else ""
+        notes = [f"no --calibration: frames are taken for ones of the camera of {path}{whose}"]
         default = "; the default is dataset.sceneego.calibration of params.yaml" + rendered(data)
     path = resolved(path)
     try:

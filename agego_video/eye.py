@@ -156,7 +156,8 @@ def add_options(parser, kalibr="--camera"):
     parser.add_argument(
         "--model", help=f"weights, with their .json beside them (default: the project's {params.RELEASED})"
     )
-    parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: the project's SceneEgo set's)")
+    parser.add_argument("--calibration", help="of OCamCalib, OpenCV or Kalibr (default: that of the SceneEgo set of "
+                        "params.yaml; the embedded data's lens is made up)")  # fmt: skip
     parser.add_argument(
         kalibr, dest="camera", metavar="NAME", help="which camera of a Kalibr camchain (default: its first)"
     )

@@ -3,6 +3,7 @@
 # The text is wrapped as it reads in the page.
 # ruff: noqa: E501
 
+import argparse
 import json
 from pathlib import Path
 
@@ -264,4 +265,5 @@ On a CPU machine most of the time goes to *{slowest.split(" (")[0]}*.
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -5,6 +5,7 @@ writes docs/claims-hidden.md and docs/distances.md from metrics/ablations.json, 
 ran them.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -241,4 +242,5 @@ BEYOND = """## What these data cannot say
 """
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -2,7 +2,8 @@
 
 params.yaml is the one place that says it, and every command keeps it. This composes it anew from conf/ (Hydra): what is
 not named stays as it is, and values that were changed by hand or by `dvc exp run -S` go on to hold, but for those of a
-data set that is left. Without arguments it only says what is there.
+data set that is left. Another profile has its own tables, unless tables= names others. Without arguments it only says
+what is there.
 """
 
 import argparse
@@ -58,7 +59,11 @@ def configured(root, raw, overrides, fresh=False):
     """
     now = raw["run"] if isinstance(raw, dict) and isinstance(raw.get("run"), dict) else {}
     groups = {key: value for key, _, value in (o.partition("=") for o in overrides) if key in params.GROUPS}
-    choices = {group: now[group] for group in params.GROUPS if group in now} | groups
+    choices = {group: now[group] for group in params.GROUPS if group in now}
+    if groups.get("profile", choices.get("profile")) != choices.get("profile"):
+        # Rows chosen for one profile are no answer to what another is there for.
+        choices.pop("tables", None)
+    choices |= groups
     try:
         result = composed(root, choices, [o for o in overrides if o.partition("=")[0] not in params.GROUPS])
         kept = {} if fresh or not now else own_changes(raw, composed(root, now))

@@ -1,5 +1,6 @@
 """Draw docs/joints.png, the joints by number and name and the camera's axes: python scripts/draw_joints.py"""
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -67,4 +68,5 @@ def draw():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     cv2.imwrite(str(PICTURE), draw())

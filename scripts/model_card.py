@@ -4,6 +4,7 @@ Read are rendered.json, hard.json, real_frames.json and live.json in benchmarks/
 file. Results of another model are refused by its hash; what is not measured, the card says.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -99,4 +100,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

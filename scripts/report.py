@@ -4,6 +4,7 @@ One page with all it needs inside: tables, interactive figures, formulas as Math
 run was made. It opens from disk without a network.
 """
 
+import argparse
 import base64
 import html
 import json
@@ -212,4 +213,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -4,6 +4,7 @@ Run in a working copy of the profile `study`, whichever of its rows have been tr
 copies and machines in docs/study.json, from which the pages are made.
 """
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -57,6 +58,9 @@ class PageError(ValueError):
 def in_words(machine):
     """The machine of a run's manifest."""
     return f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}"
+
+
+OLDER = "Its people were rendered as up to commit 9b51c77: with the camera further from the body than in real frames."
 
 
 def seconds_of(documents):
@@ -176,7 +180,7 @@ class Study:
         )
         if self.settings.heatmap.init == "released":
             text += " Heatmap networks started from the weights that `released.dvc` names there."
-        return text
+        return f"{text} {OLDER}" if self.mounts is None else text
 
 
 def put(page, start, end, rows):
@@ -357,4 +361,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -100,3 +100,19 @@ def test_threads_of_commands_wait_as_long_as_make_says():
 
     assert heard({}) == {makefile}
     assert heard({"GOMP_SPINCOUNT": "5"}) == {"5"}
+
+
+COMMANDS = [p for folder in ("scripts", "benchmarks", "agego_lib") for p in sorted((ROOT / folder).rglob("*.py"))]
+COMMANDS = [path for path in COMMANDS if 'if __name__ == "__main__":' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_commands_answer_help_and_refuse_what_they_do_not_know(path):
+    """Nothing may run, and write, because somebody asked what it does: a parser is called, here or in its `main`."""
+    texts = [path.read_text()]
+    if "argparse" not in texts[0]:  # a door to what lies beside the library
+        files = [(ROOT / Path(*name.split("."))).with_suffix(".py") for name in imported("", path)]
+        texts += [file.read_text() for file in files if file.is_file()]
+    called = r"\.parse_args\(|\barguments\(__doc__"
+    # Git calls this one, with a file's name.
+    assert path.name == "notebook_filter.py" or any(re.search(called, text) for text in texts)

@@ -75,7 +75,18 @@ def test_what_is_not_named_stays_as_it_is(project, composed, chosen):
     new, kept = configured(project, new, ["profile=quick", "pose.epochs=4"])
     assert kept == {"seed": 3} and new["pose"]["epochs"] == 4 and new["dataset"]["source"] == "files"
     new, kept = configured(project, new, [], fresh=True)
-    assert not kept and new == composed("dataset=egopw", "profile=quick", "tables=all")
+    assert not kept and new == composed("dataset=egopw", "profile=quick")
+
+
+def test_another_profile_has_its_own_tables(project, composed):
+    """After `make tables` or tables=seeds, whose rows are another profile's, or refused there."""
+    for tables in ("all", "seeds"):
+        chosen, _ = configured(project, None, [f"tables={tables}"])
+        for profile in ("distances", "release", "paper"):
+            assert configured(project, chosen, [f"profile={profile}"])[0] == composed(f"profile={profile}")
+        assert configured(project, chosen, ["profile=quick", "dataset=synthetic"])[0] == chosen
+    new, _ = configured(project, chosen, ["profile=hidden", "tables=seeds"])
+    assert new == composed("profile=hidden", "tables=seeds")
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

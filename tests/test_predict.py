@@ -678,7 +678,7 @@ def test_outside_of_any_project_that_of_the_code_counts(copy_of_project, trained
     np.testing.assert_array_equal(found.poses, explicit.poses)
     monkeypatch.setattr(cameras, "CODE", tmp_path)
     monkeypatch.chdir(copy_of_project / "notebooks")
-    assert predict.predict_video(tmp_path / "home/demo.mp4", tmp_path / "b", overlay="none").notes == []
+    assert predict.predict_video(tmp_path / "home/demo.mp4", tmp_path / "b", overlay="none").notes == [note]
 
 
 def test_without_a_project_both_files_are_named(trained, tmp_path, monkeypatch, capsys):

@@ -149,10 +149,10 @@ def test_weeks_without_a_gpu_must_be_asked_for(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "on_cpu", lambda engine: True)
     monkeypatch.setattr(preflight, "operations_a_second", lambda: 1e9)
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e15}))
-    for accelerator, asked in (("auto", False), ("cpu", True)):
+    for accelerator, asked, why in (("auto", False, "no GPU was found"), ("cpu", True, "engine.accelerator is cpu")):
         found = looked(replace(settings, engine=replace(settings.engine, accelerator=accelerator)), tmp_path)
         told = found.notes if asked else found.problems
-        assert any("no GPU was found; on these cores training takes about" in t and "weeks" in t for t in told)
+        assert any(f"{why}; on these cores training takes about" in t and "weeks" in t for t in told)
         assert asked == (not found.problems)
         assert asked or "engine.accelerator=cpu" in found.problems[0]
 
@@ -182,6 +182,16 @@ def test_loader_workers_without_shared_memory(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 64e6}))
     found = looked(replace(small(settings, length=64), engine=replace(settings.engine, workers=8)), tmp_path, None)
     assert any("engine.workers: 8 loader workers" in p and "--shm-size" in p for p in found.problems)
+
+
+@pytest.mark.parametrize(("accelerator", "batches"), [("cpu", 5), ("gpu", 2 + 1)])
+def test_shared_memory_must_hold_the_batches_that_a_worker_keeps(settings, tmp_path, monkeypatch, accelerator, batches):
+    """On a CPU as many as docs/training.md says; towards a GPU torch's own two, and one that is copied."""
+    chosen = replace(small(settings, length=64), engine=replace(settings.engine, workers=1, accelerator=accelerator))
+    needed = batches * max(preflight.batch_bytes(chosen).values())
+    for free, fits in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path, free=free: type("Usage", (), {"free": free}))
+        assert fits != any("loader workers" in p for p in looked(chosen, tmp_path, None).problems)
 
 
 def test_a_repository_needs_a_commit(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from agego_lib import params, training
+from agego_lib import params, train, training
 from agego_lib.datasets import FrameDataset, WindowDataset
 from agego_lib.datasets.features import open_features, store_features
 from agego_lib.images import normalise
@@ -624,3 +624,17 @@ def test_weights_that_do_not_fit_are_refused(settings, stage_files, tmp_path):
     (tmp_path / "bare.safetensors").write_bytes(heatmap_file.read_bytes())
     with pytest.raises(WeightsError, match=r"bare\.json.*cannot be read"):
         load_model(tmp_path / "bare.safetensors")
+
+
+def test_options_of_other_stages_are_refused_and_baselines_are_repeated(settings, tmp_path, monkeypatch):
+    """`python -m agego_lib.train`: none is taken and then ignored."""
+    for run, loss, seed in (
+        ("pose", "mse", None),
+        ("motion", None, 1),
+        ("heatmap", None, 1),
+        ("no_motion", "mse", None),
+    ):
+        with pytest.raises(ValueError, match=f"{run}: --{'loss' if loss else 'seed'} .*alone"):
+            train.new_stage(settings, tmp_path, run, loss, seed)
+    monkeypatch.setattr(train, "BaselineStage", lambda *given: given)
+    assert train.new_stage(settings, tmp_path, "baseline_nearest", None, 7) == (settings, tmp_path, "nearest", 7)

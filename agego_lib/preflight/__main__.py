@@ -4,6 +4,7 @@ What stages read from outside the project is left in artifacts/inputs/ as finger
 other lists, calibrations, annotations, frames or weights make them run again.
 """
 
+import argparse
 import sys
 
 from agego_lib import params
@@ -35,4 +36,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m agego_lib.preflight", description=__doc__).parse_args()
     sys.exit(main())

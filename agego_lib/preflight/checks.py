@@ -31,6 +31,7 @@ from agego_lib.preflight.budget import (
 )
 from agego_lib.skeleton import NUM_JOINTS
 from agego_lib.training import on_cpu, precision_here
+from agego_lib.training.loading import BUFFERS
 
 SIDE_FILES = ("syn.json", "actions.csv", "visibility.npz", "depth.npz", "outside.npz")
 SHOWN = 10  # faults of one kind that are written out
@@ -250,8 +251,9 @@ def check_machine(settings, root, frames, frame_bytes, found):
             found.notes.append(text)
     workers, shared = settings.engine.workers, Path("/dev/shm")
     if workers and shared.is_dir():
-        # Each worker reads two batches ahead.
-        needed, free = (2 * workers + 1) * max(batch_bytes(settings).values()), shutil.disk_usage(shared).free
+        # Towards a GPU torch has two of each worker wait, and copies one into pinned memory.
+        batches = BUFFERS * workers if on_cpu(settings.engine) else 2 * workers + 1
+        needed, free = batches * max(batch_bytes(settings).values()), shutil.disk_usage(shared).free
         if needed > free:
             found.problems.append(
                 f"engine.workers: {workers} loader workers keep about {needed / GB:.1f} GB of batches in {shared}, of "
@@ -270,7 +272,8 @@ def check_machine(settings, root, frames, frame_bytes, found):
         found.notes.append(text)
     if on_cpu(settings.engine):
         seconds = 2 * training_macs(settings, frames) / operations_a_second()
-        text = f"no GPU was found; on these cores training takes about {_duration(seconds)}"
+        why = "no GPU was found" if settings.engine.accelerator == "auto" else "engine.accelerator is cpu"
+        text = f"{why}; on these cores training takes about {_duration(seconds)}"
         if seconds > LONG and settings.engine.accelerator == "auto":
             found.problems.append(
                 f"{text}. Set engine.accelerator=cpu to start it all the same, or use a smaller profile"
