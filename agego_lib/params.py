@@ -239,9 +239,10 @@ class DecoderSettings:
     motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are what training windows are changed into
     (rays.Augmentation), smoothing the width of the filter that its joints go through, in the window's frames, min_peak
     the value that one of a frame's maps must reach for it to be looked at, train_length the frames of the windows that
-    it is trained on, as many more of which make a step (0: those of window.length, which it is tested on). stature: of
-    the wearer: not asked for; estimated unless it is told, for which half of the training windows are (rays alone); or
-    given, in training and test alike (agego_lib/stature.py). distances: whether it reads those of the heatmap network.
+    it is trained on, as many more of which make a step (0: those of window.length, which it is tested on), flip_test
+    whether poses are means of those of the rays and of their mirror image. stature: of the wearer: not asked for;
+    estimated unless it is told, for which half of the training windows are (rays alone); or given, in training and test
+    alike (agego_lib/stature.py). distances: whether it reads those of the heatmap network.
     Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """
@@ -255,6 +256,7 @@ class DecoderSettings:
     smoothing: NotNegative
     min_peak: Part
     train_length: Natural
+    flip_test: Switch
     stature: Literal["none", "estimated", "given"]
     distances: Switch
     layers: Count
@@ -394,10 +396,13 @@ def _fits_together(s):
             (paper and s.prepare.crop == "fovea") or not any(row.startswith("rays") for row in s.ablation.rows),
             "no rays rows, unless prepare.crop is fovea and decoder.kind paper",
         ),
-        (
-            "decoder.mirror",
-            not (s.decoder.mirror and s.decoder.use_motion),
-            "false, as decoder.use_motion is on: the motion stream's features have no mirror image",
+        *(
+            (
+                f"decoder.{name}",
+                not (getattr(s.decoder, name) and s.decoder.use_motion),
+                "false, as decoder.use_motion is on: the motion stream's features have no mirror image",
+            )
+            for name in ("mirror", "flip_test")
         ),
         (
             "visual.backbone",

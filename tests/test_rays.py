@@ -19,6 +19,7 @@ from agego_lib.models.rays import (
     RayTokens,
     between,
     hidden_token,
+    mirrored,
     smoothed,
     turned,
     unproject,
@@ -120,17 +121,49 @@ def test_augmentation_keeps_joints_on_their_rays():
     torch.manual_seed(0)
     new, moved = Augmentation(turn_degrees=5.0, mirror=True)(tokens, joints)
     distance = joints.norm(dim=-1)
-    mirrored = [not torch.allclose(moved[i].norm(dim=-1), distance[i], atol=1e-5) for i in range(40)]
-    assert 10 < sum(mirrored) < 30
-    for i, sides in enumerate(mirrored):
+    flipped = [not torch.allclose(moved[i].norm(dim=-1), distance[i], atol=1e-5) for i in range(40)]
+    assert 10 < sum(flipped) < 30
+    for i, sides in enumerate(flipped):
         order = MIRRORED if sides else list(range(15))
         torch.testing.assert_close(moved[i].norm(dim=-1), distance[i][:, order], atol=1e-5, rtol=0)
     torch.testing.assert_close(new[..., :3] * moved.norm(dim=-1, keepdim=True), moved, atol=1e-5, rtol=0)
     angle = torch.rad2deg(torch.arccos((new[..., 0, 0, :3] * tokens[..., 0, 0, :3]).sum(-1).clamp(-1, 1)))
-    assert 2 < angle[[not m for m in mirrored]].mean() < 12
+    assert 2 < angle[[not m for m in flipped]].mean() < 12
     assert [JOINT_NAMES[j].replace("left", "right") for j in MIRRORED] == [
         n.replace("left", "right") for n in JOINT_NAMES
     ]
+
+
+def test_mirrored_tokens_are_those_of_a_mirrored_picture():
+    tokens, places = random_tokens()
+    picture = torch.stack([SIDE - 1 - places[..., 0], places[..., 1]], dim=-1)[:, :, MIRRORED]
+    again = RayTokens()(gaussian_heatmaps(picture, SIDE, 1.0))
+    np.testing.assert_allclose(mirrored(tokens), again, atol=1e-3)
+    np.testing.assert_allclose(mirrored(mirrored(tokens)), tokens, atol=1e-6)
+
+
+@pytest.mark.parametrize("told", [None, 1.6])
+def test_flip_test_is_the_mean_of_a_picture_and_its_mirror_image(told):
+    """Filters included; and a mirror image then has the mirrored pose."""
+    plain, both = (
+        decoder(use_motion=False, smoothing=1.0, min_peak=0.5, stature="estimated", flip_test=on)
+        for on in (False, True)
+    )
+    both.load_state_dict(plain.state_dict())
+    tokens, _ = random_tokens()
+    tokens[0, 3, :, 9] = 0.1  # a dark frame
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    stature = told and torch.full((2,), told)
+    sides = torch.tensor([-1.0, 1.0, 1.0])
+    one, other = (plain(t, None, mask, stature) for t in (tokens, mirrored(tokens)))
+    found = both(tokens, None, mask, stature)
+    torch.testing.assert_close(found[mask], ((one + other[:, :, MIRRORED] * sides) / 2)[mask], atol=1e-5, rtol=0)
+    torch.testing.assert_close(both(mirrored(tokens), None, mask, stature)[:, :, MIRRORED] * sides, found)
+    assert (one - found).abs().max() > 0.01
+    torch.testing.assert_close(both.train()(tokens, None, mask, stature), plain.train()(tokens, None, mask, stature))
+    with pytest.raises(ValueError, match="flip_test with use_motion"):
+        decoder(flip_test=True)
 
 
 def test_hidden_stretches_are_of_the_share_asked_for():

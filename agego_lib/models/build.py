@@ -35,11 +35,11 @@ ABLATIONS = {
 # trains.
 DECODERS = {
     "paper": ("layers", "heads", "dropout", "norm_first", "embedding", "input_scale", "memory_joint_embedding"),
-    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length"),
+    "rays": ("layers", "heads", "dropout", "smoothing", "min_peak", "train_length", "flip_test"),
 }
 BOTH = ("kind", "stature", "distances")
 # Those of them that no weight depends on.
-FREE = ("dropout", "smoothing", "min_peak")
+FREE = ("dropout", "smoothing", "min_peak", "flip_test")
 
 
 def load_heatmap_net(path) -> HeatmapNet:

@@ -91,6 +91,12 @@ def turned(tokens: Tokens, turns: Float[Tensor, "B 3 3"]) -> Tokens:
     return torch.cat([rays.flatten(-2), tokens[..., 3 * RAYS :]], dim=-1)
 
 
+def mirrored(tokens: Tokens) -> Tokens:
+    """Tokens as if the scene were seen in a mirror: x changes its sign, right and left joints change places."""
+    flip = torch.diag(tokens.new_tensor([-1.0, 1.0, 1.0]))
+    return turned(tokens[:, :, MIRRORED], flip.expand(len(tokens), 3, 3))
+
+
 class Augmentation(nn.Module):
     """What a training window of tokens may be changed into, with its joints: other mounts, mirrors, limbs not seen.
 
@@ -224,11 +230,12 @@ class RayDecoder(nn.Module):
     stream beside its joints'. train_length: frames of the windows that it is trained on, 0: of whole ones; frames
     further apart than it often sees there count as equally far. stature: of the wearer: "none" where it is not asked
     for, "estimated" where the decoder estimates it, the same for a whole window, unless it is told, "given" where it
-    must be told. smoothing: the width of
-    `smoothed`, through which all joints go, in the window's frames; 0: none. min_peak: frames of which no map reaches
-    this value, such as dark ones, are not attended to, and their joints lie `between` those of others; 0: none.
-    distances: whether tokens end with one. temporal: that it reads whole windows of tokens, so that live
-    prediction must keep them.
+    must be told. smoothing: the width of `smoothed`, through which all joints go, in the window's frames; 0: none.
+    min_peak: frames of which no map reaches this value, such as dark ones, are not attended to, and their joints lie
+    `between` those of others; 0: none.
+    distances: whether tokens end with one. flip_test: whether poses are, outside of training, the means of those of the
+    tokens and of their mirror image, turned back (motion features have none: ValueError). temporal: that it reads whole
+    windows of tokens, so that live prediction must keep them.
     """
 
     temporal = True
@@ -248,9 +255,12 @@ class RayDecoder(nn.Module):
         train_length: int = 0,
         stature: str = "none",
         distances: bool = False,
+        flip_test: bool = False,
     ):
         super().__init__()
-        self.stature = stature
+        if flip_test and use_motion:
+            raise ValueError("flip_test with use_motion: the motion stream's features have no mirror image")
+        self.stature, self.flip_test = stature, flip_test
         self.use_motion, self.smoothing, self.min_peak = use_motion, smoothing, min_peak
         mean = torch.as_tensor(output_mean).float()
         self.register_buffer("output_mean", mean)
@@ -288,6 +298,15 @@ class RayDecoder(nn.Module):
             # Where nothing is seen at all, all frames are as good.
             whole = torch.ones_like(known) if mask is None else mask
             mask = torch.where(known.any(1, keepdim=True), known, whole)
+        joints = self._joints(tokens, motion, mask, stature)
+        if self.flip_test and not self.training:
+            other = self._joints(mirrored(tokens), motion, mask, stature)[:, :, MIRRORED]
+            joints = (joints + other * other.new_tensor([-1.0, 1.0, 1.0])) / 2
+        joints = smoothed(joints, self.smoothing, mask) if self.smoothing else joints
+        return between(joints, mask) if self.min_peak else joints
+
+    def _joints(self, tokens, motion, mask, stature):
+        """Joints before they go through any filter."""
         x = self.read(tokens) + self.joint_embedding
         if self.use_motion:
             x = torch.cat([x, self.motion_projection(motion)[:, :, None]], dim=2)
@@ -301,8 +320,7 @@ class RayDecoder(nn.Module):
         joints = share * on_ray + (1 - share) * free
         if self.stature != "none":
             joints = resized(joints, self._stature(x[:, :, :NUM_JOINTS], mask, stature))
-        joints = smoothed(joints, self.smoothing, mask) if self.smoothing else joints
-        return between(joints, mask) if self.min_peak else joints
+        return joints
 
     def _stature(self, x, mask, told):
         """m, (B,): as told, and where it is not, estimated from the joints' features (B, T, J, dim) of the window."""

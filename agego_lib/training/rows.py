@@ -29,14 +29,14 @@ def _limb_embedding(settings):
 
 
 def _rays(settings, **other):
-    """The decoder beside the paper's, as the released model has it but for its filter and `min_peak`."""
+    """The decoder beside the paper's, as the released model has it but for filter, `min_peak`, flip test."""
     # Joints are filtered over neighbouring frames, of which longer steps have none. With this width those of training
     # people tremble least.
     smoothing = 2.0 if settings.window.step == 1 else 0.0
     # A step then sees four times as many sequences, from which it learns more.
     train_length = 16 if settings.window.length > 16 else 0
     new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True}
-    new |= {"stature": "estimated"} | other
+    new |= {"stature": "estimated", "flip_test": False} | other
     return replace(
         settings,
         decoder=replace(settings.decoder, layers=4, smoothing=smoothing, train_length=train_length, **new),
