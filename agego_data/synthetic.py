@@ -85,12 +85,11 @@ def mount(dataset, rng, seconds, test=False, real=False):
     """
     low, mode, high = MOUNTS[dataset]
     boxed = [1, 2, 3]
+    fit = rng.triangular(low, mode, high)
     if test:
-        fit = rng.triangular(low, mode, high)
         least, most = REAL_MOUNTS if real else TEST_MOUNTS
         fit[boxed] = rng.uniform(np.maximum(low[boxed], least), np.minimum(high[boxed], most))
     else:
-        fit = rng.triangular(low, mode, high)
         while ((fit[boxed] >= TEST_MOUNTS[0]) & (fit[boxed] <= TEST_MOUNTS[1])).all():
             fit = rng.triangular(low, mode, high)
     slips = np.radians(1.0) * smooth_noise(rng, seconds, 3, 1.5) + np.radians(0.3) * smooth_noise(rng, seconds, 3, 6.0)

@@ -2,9 +2,8 @@
 
 Ten people a set with two sequences each, of bodies and mounts that no training draws; every second sequence shows
 actions that none does (agego_data/synthetic.py); then the same people once more with mounts as in real frames, which
-do train. Intervals are 95 % bootstraps over people. The mean pose is that of
-the model's own training. A model that estimates the wearer's stature is also told it (`predict --stature`): that of
-the labels.
+do train. Intervals are 95 % bootstraps over people. The mean pose is that of the model's own training. A model that
+estimates the wearer's stature is also told it (`predict --stature`): that of the labels.
 """
 
 import tempfile
