@@ -17,7 +17,7 @@ NAME = "notebooks/04_evaluation.ipynb"
 class Repository:
     def __init__(self, folder):
         self.folder = folder
-        for name in (".gitattributes", "scripts/notebook_filter.py", NAME):
+        for name in (".gitattributes", ".gitignore", "scripts/notebook_filter.py", NAME):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "AGEGO"))}
