@@ -43,6 +43,8 @@ SECTIONS = (
 # Where README and docs/study.md have their tables of these names.
 SHORT = {"protocol": "docs/study.md", "parts": "README.md", "methods": "docs/study.md"}
 START, END = "<!-- {}: written by scripts/results_page.py -->\n", "<!-- end of {} -->\n"
+# Of a study whose file names no mounts.
+OLDER = "Its people were rendered as up to commit 9b51c77: with the camera further from the body than in real frames."
 
 
 def markdown(rows):
@@ -58,9 +60,6 @@ class PageError(ValueError):
 def in_words(machine):
     """The machine of a run's manifest."""
     return f"{machine['cores']} CPU cores ({machine['cpu']}), {', '.join(machine['gpu']) or 'no GPU'}"
-
-
-OLDER = "Its people were rendered as up to commit 9b51c77: with the camera further from the body than in real frames."
 
 
 def seconds_of(documents):
