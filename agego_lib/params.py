@@ -165,14 +165,15 @@ class OptimiserSettings:
 
 @section
 class HeatmapSettings:
-    """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap.
+    """Sec. 3.1 and 4.2: the 2D joint heatmap network; sigma in pixels of the heatmap of frames as prepared.
 
     init: where the encoder starts: scratch, imagenet, or a weights file; or released: the whole network starts as that
     of the released model.
     colour_jitter: each training frame's channels are multiplied by 1 +- up to this.
     distances: weight of the error of the joints' distances (m), which the network then gives too; 0: it does not.
     every: only each so-manieth frame trains; coarse_size: the whole training runs on frames of this side first, in px,
-    which costs less; 0: it does not.
+    which costs less; 0: it does not. sizes: sides, px, to one of which each training batch is brought at random, so
+    that the network knows more than one; empty: frames as they are prepared.
     """
 
     init: Text
@@ -184,6 +185,7 @@ class HeatmapSettings:
     distances: NotNegative
     every: Count
     coarse_size: _number(int, ge=0, multiple_of=32)
+    sizes: _list(_number(int, ge=32, multiple_of=32))
     optimiser: OptimiserSettings
 
 

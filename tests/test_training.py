@@ -261,6 +261,24 @@ def test_colour_jitter_scales_each_frames_channels(dots):
     assert gains.min() >= 0.7**2 - 1e-4 and gains.max() <= 1.3**2 + 1e-4
 
 
+def test_batches_of_several_sizes_have_targets_in_proportion(dots):
+    """In training each batch is of one of the sizes, sigma with it; a test sees frames as they were prepared."""
+    batch = batch_of(dots, [0, 1])
+    objective = HeatmapObjective(Seen(), "mse", 1.5, size=32, sizes=(32, 64, 96))
+    expected = {side: ((0.5 - targets_of(batch, side // 4, 1.5 * side / 32)) ** 2).mean() for side in (32, 64, 96)}
+    torch.manual_seed(0)
+    met = set()
+    for _ in range(12):
+        loss, _ = objective.train()(batch)
+        met.add(side := objective.net.images.shape[-1])
+        assert loss.item() == pytest.approx(expected[side], rel=1e-4)
+        mean = normalise(batch["image"]).mean((2, 3))
+        torch.testing.assert_close(objective.net.images.mean((2, 3)), mean, atol=0.02, rtol=0)
+    assert met == {32, 64, 96}
+    loss, _ = objective.eval()(batch)
+    assert objective.net.images.shape[-1] == 32 and loss.item() == pytest.approx(expected[32], rel=1e-5)
+
+
 def test_fit_learns_where_the_dots_are(dots):
     """Better than any map that is the same for all frames: the network has to look."""
     settings = optimiser(epochs=14, batch_size=4, lr=2e-3, lr_final=1e-5, warmup_steps=6, grad_clip=5.0)

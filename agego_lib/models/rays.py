@@ -23,7 +23,7 @@ from agego_lib.stature import AVERAGE, known, resized
 RAYS = 3  # of each map: through its first and its second peak, and through its middle
 TOKEN = 3 * RAYS + 5  # and the peaks' values, the spread along u and v, the sum
 FARTHEST = 64  # frames beyond which time's distances count as one, where windows are trained on whole
-APART = 3.5  # map px: a second peak is at least so far from the first
+APART = 7 / 64  # of the map's side: a second peak is at least so far from the first; 3.5 of Eq. 7's sigmas
 MIRRORED = list(range(NUM_JOINTS))
 for _right, _left in LEFT_RIGHT_PAIRS:
     MIRRORED[_right], MIRRORED[_left] = _left, _right
@@ -64,7 +64,7 @@ class RayTokens(nn.Module):
         grid = torch.arange(size, dtype=maps.dtype, device=maps.device)
         first, high = self._peak(maps)
         across, down = ((grid - first[:, axis, None]).square() for axis in (0, 1))
-        second, low = self._peak(maps * (down[:, :, None] + across[:, None, :] > APART**2))
+        second, low = self._peak(maps * (down[:, :, None] + across[:, None, :] > (APART * size) ** 2))
         weights = maps.square()
         total = weights.sum((1, 2)).clamp_min(1e-12)
         share_u, share_v = weights.sum(1) / total[:, None], weights.sum(2) / total[:, None]
@@ -97,6 +97,11 @@ def mirrored(tokens: Tokens) -> Tokens:
     return turned(tokens[:, :, MIRRORED], flip.expand(len(tokens), 3, 3))
 
 
+def mirrored_joints(joints: Joints) -> Joints:
+    """Joints as `mirrored` changes their tokens."""
+    return joints[:, :, MIRRORED] * joints.new_tensor([-1.0, 1.0, 1.0])
+
+
 class Augmentation(nn.Module):
     """What a training window of tokens may be changed into, with its joints: other mounts, mirrors, limbs not seen.
 
@@ -120,12 +125,9 @@ class Augmentation(nn.Module):
         cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
         turns = torch.linalg.matrix_exp(cross)
         if self.mirror:
-            flip = torch.rand(batch, device=tokens.device) < 0.5
-            turns = turns @ torch.diag_embed(1 - 2 * flip[:, None] * torch.tensor([1.0, 0, 0], **options))
-            same, other = torch.arange(count), torch.tensor(MIRRORED)
-            index = torch.where(flip[:, None], other.to(flip.device), same.to(flip.device))[:, None, :, None]
-            tokens = tokens.gather(2, index.expand(-1, frames, -1, tokens.shape[-1]))
-            joints = joints.gather(2, index.expand(-1, frames, -1, 3))
+            flip = (torch.rand(batch, device=tokens.device) < 0.5)[:, None, None, None]
+            tokens = torch.where(flip, mirrored(tokens), tokens)
+            joints = torch.where(flip, mirrored_joints(joints), joints)
         tokens = turned(tokens, turns)
         joints = torch.einsum("bij,btnj->btni", turns.to(joints.dtype), joints)
         if self.hidden_share:
@@ -300,8 +302,8 @@ class RayDecoder(nn.Module):
             mask = torch.where(known.any(1, keepdim=True), known, whole)
         joints = self._joints(tokens, motion, mask, stature)
         if self.flip_test and not self.training:
-            other = self._joints(mirrored(tokens), motion, mask, stature)[:, :, MIRRORED]
-            joints = (joints + other * other.new_tensor([-1.0, 1.0, 1.0])) / 2
+            other = self._joints(mirrored(tokens), motion, mask, stature)
+            joints = (joints + mirrored_joints(other)) / 2
         joints = smoothed(joints, self.smoothing, mask) if self.smoothing else joints
         return between(joints, mask) if self.min_peak else joints
 

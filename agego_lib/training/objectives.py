@@ -17,15 +17,18 @@ from agego_lib.training.fabric import make_fabric
 
 
 class HeatmapObjective(nn.Module):
-    """Eq. 1 on Gaussian targets (Eq. 7); sigma in pixels of the heatmap.
+    """Eq. 1 on Gaussian targets (Eq. 7).
 
+    sigma: in pixels of the heatmap of frames of side `size`, in proportion for others; of all alike where size is 0.
     colour_jitter: each frame's colour channels are multiplied by 1 +- up to this, all alike and each by itself.
     distances: weight of the mean error of the distances (m) that a network with a DistanceHead gives.
+    sizes: sides, to one of which, drawn at random, each training batch is brought; empty: frames stay as they are.
     """
 
-    def __init__(self, net, loss="bce", sigma=2.0, pos_weight=1.0, colour_jitter=0.0, distances=0.0):
+    def __init__(self, net, loss="bce", sigma=2.0, pos_weight=1.0, colour_jitter=0.0, distances=0.0, size=0, sizes=()):
         super().__init__()
         self.distances = distances
+        self.size, self.sizes = size, tuple(sizes)
         self.colour_jitter = colour_jitter
         self.net, self.loss, self.sigma = net, loss, sigma
         # MSE knows no such weight; 1 is BCE as the paper has it.
@@ -33,6 +36,10 @@ class HeatmapObjective(nn.Module):
 
     def forward(self, batch):
         images = batch["image"]
+        joints = (batch["joints"] + 0.5) / images.shape[-1]
+        if self.sizes and self.training:
+            side = self.sizes[int(torch.randint(len(self.sizes), ()))]
+            images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
         if self.colour_jitter and self.training:
             # Half of it in brightness, half in tint.
             gains = 1 + self.colour_jitter * (torch.rand(len(images), 4, 1, 1, device=images.device) - 0.5)
@@ -41,8 +48,8 @@ class HeatmapObjective(nn.Module):
         logits, logarithms = (
             self.net.decode_all(self.net.encode(frames)) if self.distances else (self.net(frames), None)
         )
-        scale = logits.shape[-1] / images.shape[-1]
-        target = gaussian_heatmaps((batch["joints"] + 0.5) * scale - 0.5, logits.shape[-1], self.sigma)
+        sigma = self.sigma * images.shape[-1] / (self.size or images.shape[-1])
+        target = gaussian_heatmaps(joints * logits.shape[-1] - 0.5, logits.shape[-1], sigma)
         loss = heatmap_loss(logits, target, self.loss, self.pos_weight)
         if not self.distances:
             return loss, {"loss": loss.detach()}

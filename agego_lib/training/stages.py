@@ -125,10 +125,10 @@ class _Every(Dataset):
         return self.data.describe(item * self.step)
 
 
-def heatmap_objective(net, heatmap):
-    """The HeatmapObjective of the `heatmap` settings."""
+def heatmap_objective(net, heatmap, size=0, sizes=()):
+    """The HeatmapObjective of the `heatmap` settings; size: of frames as prepared."""
     return HeatmapObjective(
-        net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter, heatmap.distances
+        net, heatmap.loss, heatmap.sigma, heatmap.pos_weight, heatmap.colour_jitter, heatmap.distances, size, sizes
     )
 
 
@@ -152,13 +152,15 @@ class HeatmapStage(TrainingStage):
         """Train the network, freeze it and save it -> HeatmapNet."""
         heatmap = self.settings.heatmap
         sequences = [s for name in SETS for s in self.prepared(name, "train")]
-        objective = heatmap_objective(self.net, heatmap)
+        size = self.settings.prepare.size
         if heatmap.coarse_size:
+            objective = heatmap_objective(self.net, heatmap, size)
             coarse = _Every(FrameDataset(sequences, heatmap.coarse_size), heatmap.every)
             label = f"heatmaps, {heatmap.coarse_size} px"
             self.fit(
                 objective, coarse, heatmap.optimiser, label, "coarse", curves=self.artifacts / self.place / "coarse"
             )
+        objective = heatmap_objective(self.net, heatmap, size, heatmap.sizes)
         frames = _Every(FrameDataset(sequences), heatmap.every)
         self.fit(objective, frames, heatmap.optimiser, "heatmaps", "heatmaps")
         prepare = self.settings.prepare
