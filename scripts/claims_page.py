@@ -188,12 +188,9 @@ def main():
                 "## Errors of each row\n",
                 "mm, means of its trainings; in brackets the 95 % interval of the change from the full model (of "
                 "Tables 4 and 5 on twice the passes: from `full_long`); the "
-                "acceleration error in mm a frame squared. `rays`: "
-                "this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too. `_stature`: told "
-                "how tall each test person is, as the labels say. `_distances`: with those that the heatmap network "
-                "gives. `window_adaptive`: "
-                "nothing trained; each joint from the shortest of the three windows of which half reaches back to a "
-                "frame in which its heatmap showed it.\n",
+                "acceleration error in mm a frame squared."
+                + "".join(f" {note}" for part, note in ROWS.items() if any(part in name for name in found))
+                + "\n",
                 markdown(errors(found, bool(claims))),
                 *([BEYOND] if claims else []),
             ]
@@ -202,6 +199,14 @@ def main():
     print("wrote", page.relative_to(ROOT))
 
 
+# What a row's name, or a part of it, says.
+ROWS = {
+    "rays": "`rays`: this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too.",
+    "_stature": "`_stature`: told how tall each test person is, as the labels say.",
+    "_distances": "`_distances`: with those that the heatmap network gives.",
+    "window_adaptive": "`window_adaptive`: nothing trained; each joint from the shortest of the three windows of which "
+    "half reaches back to a frame in which its heatmap showed it.",
+}
 CHANGES = (
     " The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the lower body, how "
     "much more its MPJPE changes than the upper body's (to be confirmed, it must also be larger itself); for unseen "

@@ -92,7 +92,7 @@ def test_operations_of_training_are_what_torch_counts(settings, one_thread):
         settings,
         prepare=replace(settings.prepare, size=64),
         visual=replace(settings.visual, backbone="resnet18"),
-        heatmap=replace(settings.heatmap, optimiser=replace(settings.heatmap.optimiser, epochs=1)),
+        heatmap=replace(settings.heatmap, every=1, optimiser=replace(settings.heatmap.optimiser, epochs=1)),
         window=replace(settings.window, length=8, stride=8),
         pose=optimiser,
         finetune=optimiser,
@@ -121,6 +121,25 @@ def test_operations_of_training_are_what_torch_counts(settings, one_thread):
     ablation = replace(settings.ablation, baselines=("mo2cap2_zoom",))
     second = training_macs(replace(settings, ablation=ablation), {"train": n, "test": 0}) - said
     assert second == pytest.approx(heatmaps + frozen_maps, rel=0.12)
+
+    # Every second frame, first of 32 px, then of 64 or 96.
+    def of(side):
+        batch = {"image": torch.zeros(n, 3, side, side, dtype=torch.uint8), "joints": torch.full((n, 15, 2), 20.0)}
+        return counted(lambda: HeatmapObjective(HeatmapNet())(batch)[0])
+
+    other = replace(settings, heatmap=replace(settings.heatmap, every=2, coarse_size=32, sizes=[64, 96]))
+    more = training_macs(other, {"train": n, "test": 0}) - said
+    assert more == pytest.approx((of(32) + (of(64) + of(96)) / 2) / 2 - heatmaps, rel=0.12)
+
+
+@pytest.mark.parametrize("change", [{"coarse_size": 96}, {"sizes": [96, 32]}])
+def test_memory_is_of_the_largest_frames(settings, change):
+    """Heatmaps may train on frames that are larger than the prepared ones."""
+    settings = replace(settings, prepare=replace(settings.prepare, size=64))
+    larger = replace(settings, prepare=replace(settings.prepare, size=96))
+    other = replace(settings, heatmap=replace(settings.heatmap, **change))
+    assert training_bytes(other)["heatmap"] == training_bytes(larger)["heatmap"] > training_bytes(settings)["heatmap"]
+    assert training_bytes(other)["pose"] == training_bytes(settings)["pose"]
 
 
 def test_half_precision_is_a_gpus(settings, monkeypatch):

@@ -77,6 +77,12 @@ def _peak(objective, batch):
     return sum(sizes) + 2 * max(sizes)
 
 
+def _heatmap_sides(settings):
+    """Sides of the frames that the heatmap network trains on -> (of its first, coarse training, 0 without one; list of
+    those of which each batch of the other has one, at random)."""
+    return settings.heatmap.coarse_size, settings.heatmap.sizes or [settings.prepare.size]
+
+
 def training_bytes(settings):
     """Bytes of memory that a training step takes, by stage -> {"heatmap": ..., "pose": ...}.
 
@@ -88,7 +94,9 @@ def training_bytes(settings):
     maps, trunk = (15, size // 4, size // 4), (STAGE_CHANNELS[settings.visual.backbone][2], size // 16, size // 16)
     truth = {"joints_3d": torch.zeros(1, frames, 15, 3), "mask": torch.ones(1, frames, dtype=torch.bool)}
     window = {"heatmaps": torch.zeros(1, frames, *maps), "trunk": torch.zeros(1, frames, *trunk), **truth}
-    images = {"image": torch.zeros(frames, 3, size, size, dtype=torch.uint8), "joints": torch.zeros(frames, 15, 2)}
+    coarse, sides = _heatmap_sides(settings)
+    side = max(coarse, *sides)
+    images = {"image": torch.zeros(frames, 3, side, side, dtype=torch.uint8), "joints": torch.zeros(frames, 15, 2)}
     weight = settings.heatmap.distances
     if weight:
         window["distances"], images["distances"] = torch.zeros(1, frames, 15, 1, 1), torch.ones(frames, 15)
@@ -107,7 +115,7 @@ def training_bytes(settings):
 
 def batch_bytes(settings):
     """Bytes of a batch on its way from a loader worker, by stage."""
-    size, optimiser = settings.prepare.size, settings.heatmap.optimiser
+    size, optimiser = max(settings.prepare.size, settings.heatmap.coarse_size), settings.heatmap.optimiser
     frames = settings.pose.batch_size * settings.window.length
     return {"heatmap": optimiser.batch_size * 3 * size**2, "pose": frames * feature_bytes(settings)}
 
@@ -140,13 +148,16 @@ def training_macs(settings, frames):
     # The second detector of mo2cap2_zoom is trained as the first; what else baselines train is small.
     seconds = ablation.baselines.count("mo2cap2_zoom")
     seconds += ablation.reseeded_baselines.count("mo2cap2_zoom") * len(ablation.seeds)
+    coarse, sides = _heatmap_sides(settings)
+    # Convolutions of an epoch, in those of all training frames as they are prepared.
+    epoch = (coarse**2 + sum(side**2 for side in sides) / len(sides)) / size**2 / settings.heatmap.every
     networks = 1 + len(ablation.heatmap_losses) + seconds
     rows = 1 + len(ablation.rows) + len(ablation.reseeded) * len(ablation.seeds) + len(ablation.heatmap_losses)
     overlap = T / settings.window.stride
     # EgoPW's frames are most of them; both sets are counted with the longer of the two trainings.
     epochs = max(settings.pose.epochs, settings.finetune.epochs)
     return (
-        networks * (3 * heatmap * train * settings.heatmap.optimiser.epochs + heatmap * every)
+        networks * (3 * heatmap * train * settings.heatmap.optimiser.epochs * epoch + heatmap * every)
         + trunk * every
         + rows * pose * (3 * overlap * train * epochs + overlap * frames["test"])
     )
