@@ -130,6 +130,10 @@ def test_operations_of_training_are_what_torch_counts(settings, one_thread):
     other = replace(settings, heatmap=replace(settings.heatmap, every=2, coarse_size=32, sizes=[64, 96]))
     more = training_macs(other, {"train": n, "test": 0}) - said
     assert more == pytest.approx((of(32) + (of(64) + of(96)) / 2) / 2 - heatmaps, rel=0.12)
+    # Mo2Cap2's second detector trains on all frames as they are prepared.
+    assert training_macs(replace(other, ablation=ablation), {"train": n, "test": 0}) == pytest.approx(
+        said + more + second
+    )
 
 
 @pytest.mark.parametrize("change", [{"coarse_size": 96}, {"sizes": [96, 32]}])

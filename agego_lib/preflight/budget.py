@@ -145,19 +145,20 @@ def training_macs(settings, frames):
     heatmap, pose = macs["heatmap network"], macs["sum"] - macs["heatmap network"] - trunk
     every, train = sum(frames.values()), frames["train"]
     ablation = settings.ablation
-    # The second detector of mo2cap2_zoom is trained as the first; what else baselines train is small.
+    # The second detector of mo2cap2_zoom looks at all frames as they are prepared; what else baselines train is small.
     seconds = ablation.baselines.count("mo2cap2_zoom")
     seconds += ablation.reseeded_baselines.count("mo2cap2_zoom") * len(ablation.seeds)
     coarse, sides = _heatmap_sides(settings)
-    # Convolutions of an epoch, in those of all training frames as they are prepared.
+    # Convolutions of an epoch of the others, in those of such frames.
     epoch = (coarse**2 + sum(side**2 for side in sides) / len(sides)) / size**2 / settings.heatmap.every
-    networks = 1 + len(ablation.heatmap_losses) + seconds
+    networks = 1 + len(ablation.heatmap_losses)
     rows = 1 + len(ablation.rows) + len(ablation.reseeded) * len(ablation.seeds) + len(ablation.heatmap_losses)
     overlap = T / settings.window.stride
     # EgoPW's frames are most of them; both sets are counted with the longer of the two trainings.
     epochs = max(settings.pose.epochs, settings.finetune.epochs)
     return (
-        networks * (3 * heatmap * train * settings.heatmap.optimiser.epochs * epoch + heatmap * every)
+        3 * heatmap * train * settings.heatmap.optimiser.epochs * (networks * epoch + seconds)
+        + heatmap * every * (networks + seconds)
         + trunk * every
         + rows * pose * (3 * overlap * train * epochs + overlap * frames["test"])
     )
