@@ -70,7 +70,9 @@ def figures(root):
         what = f"rendered test people, {n['set']}{mounts}{told}"
         for key, measure in measures.items():
             interval = f"{n[f'{key}, interval']}; " if f"{key}, interval" in n else ""
-            value = f"{n[key]:.1f} ({interval}mean pose: {n[f'{key}, mean pose']:.1f})" if rendered else NONE
+            guessed = n.get(f"{key}, of the stature alone")
+            alone = f"; of the stature alone: {guessed:.1f}" if guessed else ""
+            value = f"{n[key]:.1f} ({interval}mean pose: {n[f'{key}, mean pose']:.1f}{alone})" if rendered else NONE
             row(what, measure, value, RENDERED)
     for n in hard["rows"] if hard else ():
         if n["kind"] != "plain":

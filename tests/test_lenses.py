@@ -16,6 +16,7 @@ from agego_data.scene import Stage, Viewer
 from agego_lib.camera import FisheyeCamera
 from agego_lib.camera.lens import equidistant_camera
 from agego_lib.params import RELEASED
+from agego_lib.stature import AVERAGE, stature
 from agego_video import predict
 from benchmarks import rendered
 
@@ -87,4 +88,17 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
         assert row["people"] == 1 and row["frames"] == 8
         # Even on eight frames of one person it knows more than a pose that never moves.
         assert 0 < row["mpjpe_mm"] < row["mpjpe_mm, mean pose"]
+        # One who is told has nothing left to guess.
+        assert (row["mpjpe_mm, of the stature alone"] > 0) == (row["stature"] == "estimated")
     assert {row["group"] for row in result["groups"]["sceneego"]} >= {"body", "visibility"}
+
+
+def test_what_not_knowing_the_stature_costs():
+    # A tenth too tall, and a tenth too small: every joint is off by a tenth of its distance then.
+    average = np.random.default_rng(0).normal(size=(15, 3))
+    average *= AVERAGE / stature(average)
+    away = 1000 * np.linalg.norm(average, axis=-1).mean()
+    assert rendered.average_stature_mpjpe([np.stack([average] * 4)]) == pytest.approx(0, abs=1e-9)
+    # Sequences count by their frames.
+    found = rendered.average_stature_mpjpe([np.stack([1.1 * average] * 3), np.stack([0.8 * average])])
+    assert found == pytest.approx(away * (3 * 0.1 + 0.2) / 4)
