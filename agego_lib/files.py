@@ -11,13 +11,18 @@ from pathlib import Path
 def replacing(path):
     """A temporary path beside `path`, which takes its place when the block ends and is removed when the block fails.
 
-    Makes the folder. Raises OSError with the path where it cannot be written, also where the system names none.
+    Makes the folder. Who may read the file is what the process's umask says, whatever writes it: safetensors keeps its
+    own from everybody else. Raises OSError with the path where it cannot be written, also where the system names none.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     try:
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        partial.chmod(mode)
         partial.replace(path)
     except OSError as error:
         if error.filename is not None:

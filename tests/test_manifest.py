@@ -171,6 +171,22 @@ def test_what_fails_in_the_middle_leaves_what_was_there(tmp_path):
     assert read_text(path) == "first"
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_who_may_read_a_file_is_what_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_text("")
+        weights.save(tmp_path / "w.safetensors", torch.nn.Linear(3, 3), {})
+        save_poses(tmp_path / "p.npz", [np.zeros((1, 15, 3))])
+        # What a process that was killed had begun.
+        (tmp_path / ".a.json.part").touch(0o600)
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["plain", "w.safetensors", "w.json", "p.npz", "a.json"], 0o666 & ~umask)
+
+
 @pytest.mark.parametrize("stopped_at", ["w.safetensors", "w.json"])
 def test_weights_never_stand_beside_the_settings_of_others(tmp_path, monkeypatch, stopped_at):
     """Killed at either of the two renames: what is there is the old pair, or refused."""
