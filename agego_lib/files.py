@@ -20,9 +20,11 @@ def replacing(path):
     try:
         partial.unlink(missing_ok=True)
         partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)
+        mode = partial.stat().st_mode
+        partial.unlink()
         yield partial
-        partial.chmod(mode)
+        if partial.stat().st_mode != mode:  # some file systems have no modes, and refuse to be told one
+            partial.chmod(stat.S_IMODE(mode))
         partial.replace(path)
     except OSError as error:
         if error.filename is not None:

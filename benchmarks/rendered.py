@@ -64,7 +64,8 @@ def average_stature_mpjpe(joints):
 
 
 def row(name, mounts, kind, poses, sequences, mean):
-    """Errors of a set, with those of the mean pose. mounts: a key of MOUNTS. kind: stature none, estimated or told."""
+    """Errors of a set, with those of the mean pose. mounts: a key of MOUNTS. kind: of the stature, which is estimated,
+    told, "given" where the model always is told, or "none"."""
     errors = sequence_errors(poses, sequences)
     found, still = (
         errors.report(),
@@ -81,7 +82,7 @@ def row(name, mounts, kind, poses, sequences, mean):
         entry |= {key: found[key], f"{key}, mean pose": still[key]}
         if key in found["interval_95"]:
             entry[f"{key}, interval"] = "{low:.1f} to {high:.1f}".format_map(found["interval_95"][key])
-    alone = 0.0 if kind == "told" else average_stature_mpjpe([s.joints_3d for s in sequences])
+    alone = 0.0 if kind in ("told", "given") else average_stature_mpjpe([s.joints_3d for s in sequences])
     entry["mpjpe_mm, of the stature alone"] = round(alone, 2)
     return entry, error_groups(errors, sequences)
 

@@ -94,7 +94,7 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
 
 
 def test_what_not_knowing_the_stature_costs():
-    # A tenth too tall, and a tenth too small: every joint is off by a tenth of its distance then.
+    # A tenth too tall, and a fifth too small: joints are off by those shares of the average wearer's distances.
     average = np.random.default_rng(0).normal(size=(15, 3))
     average *= AVERAGE / stature(average)
     away = 1000 * np.linalg.norm(average, axis=-1).mean()

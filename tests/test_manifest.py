@@ -187,6 +187,18 @@ def test_who_may_read_a_file_is_what_the_umask_says(tmp_path, umask):
     assert modes == dict.fromkeys(["plain", "w.safetensors", "w.json", "p.npz", "a.json"], 0o666 & ~umask)
 
 
+def test_a_file_system_without_modes_can_be_written_to_and_nothing_written_is_an_error(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    write_json(tmp_path / "a.json", {})
+    assert read_text(tmp_path / "a.json") == "{}\n"
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "b.json"):
+        pass
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
 @pytest.mark.parametrize("stopped_at", ["w.safetensors", "w.json"])
 def test_weights_never_stand_beside_the_settings_of_others(tmp_path, monkeypatch, stopped_at):
     """Killed at either of the two renames: what is there is the old pair, or refused."""
