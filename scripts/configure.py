@@ -7,6 +7,7 @@ what is there.
 """
 
 import argparse
+import difflib
 import re
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ def put(tree, key, value):
     tree[last] = value
 
 
+def nearest(root, choices, why):
+    """Which settings may have been meant where Hydra does not know one, as the end of its message."""
+    if not (unknown := re.match(r"Could not override '([^']+)'", why)):
+        return ""
+    known = [key for key, _ in leaves(composed(root, choices))]
+    # With its section left out, as in egopw.root, or by a slip.
+    meant = [key for key in known if key.endswith(f".{unknown[1]}")] or difflib.get_close_matches(unknown[1], known)
+    return f" There is {', '.join(meant)}" if meant else " params.yaml has every setting there is"
+
+
 def configured(root, raw, overrides, fresh=False):
     """The params.yaml that follows from the one that is there and `overrides` -> (dict, own changes that it keeps).
 
@@ -70,7 +81,7 @@ def configured(root, raw, overrides, fresh=False):
     except HydraException as error:
         # Without its advice, which is for Hydra's own command line.
         why = re.split(r"Config search path|To append to your config", " ".join(str(error).split()))[0].strip()
-        raise params.SettingsError(f"{' '.join(overrides)}: {why}") from None
+        raise params.SettingsError(f"{' '.join(overrides)}: {why}{nearest(root, choices, why)}") from None
     named = [o.partition("=")[0].lstrip("+") for o in overrides]
     left = choices.get("dataset") != now.get("dataset")
     for key, value in [*kept.items()]:

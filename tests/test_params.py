@@ -120,7 +120,9 @@ def test_a_file_that_names_a_group_by_hand_is_refused_and_mended(project, compos
     [
         ("profile=quck", "Available options in 'profile': distances hidden paper quick release smoke"),
         ("dataset=mine", "Available options in 'dataset': egopw synthetic"),
-        ("pose.epoch=3", "Could not override 'pose.epoch'"),
+        ("pose.epoch=3", "Could not override 'pose.epoch'. There is pose.epochs"),
+        ("epochs=3", "There is heatmap.optimiser.epochs, motion.optimiser.epochs, pose.epochs, finetune.epochs"),
+        ("zzz=3", "Could not override 'zzz'. params.yaml has every setting"),
         ("pose.epochs=none", "pose.epochs is 'none'; expected a whole number at least 1"),
     ],
 )
