@@ -182,14 +182,14 @@ class Study:
         return f"{text} {OLDER}" if self.mounts is None else text
 
 
-def put(page, start, end, rows):
-    """Put a table between two marks of a page. Raises PageError where they are not there."""
-    text = page.read_text()
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+def put(page, start, end, text):
+    """Put Markdown between two marks of a page. Raises PageError where they are not there."""
+    whole = page.read_text()
+    if whole.count(start) != 1 or whole.count(end) != 1 or whole.index(start) > whole.index(end):
         raise PageError(f"{page}: no place for figures; expected the lines {start.strip()!r} and {end.strip()!r}")
-    before, after = text.split(start)[0], text.split(end)[1]
+    before, after = whole.split(start)[0], whole.split(end)[1]
     with replacing(page) as partial:
-        partial.write_text(f"{before}{start}\n{markdown(rows)}\n{end}{after}")
+        partial.write_text(f"{before}{start}\n{text}\n{end}{after}")
 
 
 def in_short(rows, data):
@@ -305,8 +305,8 @@ def main():
         "\n".join(f"- {note}" for note in paper.NOTES) + "\n",
         "## Tables 4 and 5\n",
         made["parts"],
-        "## Tables 4 and 5 on twice the passes\n",
-        "The full model's change is from itself on the single passes, the others' from it on as many as they had.\n",
+        "## Tables 4 and 5 on more passes\n",
+        "The full model's change is from itself on half the passes, the others' from it on as many as they had.\n",
         made["parts, longer"],
         "## Table 6\n",
         made["loss"],
@@ -353,7 +353,7 @@ def main():
     if {f"baseline_{name}" for name in settings.ablation.baselines} <= set(results):
         short["methods"] = in_short(methods, data)
     for name, rows in short.items():
-        put(ROOT / SHORT[name], START.format(name), END.format(name), rows)
+        put(ROOT / SHORT[name], START.format(name), END.format(name), markdown(rows))
     print(
         "wrote", study.file.relative_to(ROOT), PAGE.relative_to(ROOT), "and the tables of README.md and docs/study.md"
     )
