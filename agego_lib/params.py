@@ -290,9 +290,9 @@ class EvaluateSettings:
 
 RowName = Literal[
     "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
-    "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long", "no_spatial_long", "rays", "rays_long",
-    "rays_motion", "rays_plain", "full_stature", "rays_stature", "full_distances", "rays_distances",
-    "rays_distances_long",
+    "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long", "no_spatial_long", "full_longer",
+    "rays", "rays_long", "rays_motion", "rays_plain", "full_stature", "rays_stature", "full_distances",
+    "rays_distances", "rays_distances_long",
 ]  # fmt: skip
 
 

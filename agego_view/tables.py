@@ -113,6 +113,7 @@ def tables(settings):
         "parts, longer": (
             {
                 "full_long": "full model, twice the passes",
+                "full_longer": "full model, four times the passes",
                 "no_cross_attention_long": "no cross-attention, twice the passes",
                 "no_motion_long": "no motion stream, twice the passes",
                 "no_spatial_long": "no spatial stream, twice the passes",
@@ -237,8 +238,9 @@ def _values(errors, metric):
 
 
 def base_of(name):
-    """The run that another is set against: the full model, on twice the passes for rows of Tables 4 and 5 on those."""
-    longer = {f"{row}_long" for row in paper.ABLATIONS if row != "full"}
+    """The run that another is set against: the full model, on twice the passes for rows of Tables 4 and 5 on those, and
+    for itself on twice as many again."""
+    longer = {f"{row}_long" for row in paper.ABLATIONS if row != "full"} | {"full_longer"}
     return "full_long" if name in longer else "full"
 
 
@@ -397,6 +399,7 @@ PAIRS = (
     ("baseline_egotap", "rays"),
     ("rays", "no_cross_attention"),
     ("rays_long", "rays"),
+    ("rays_long", "full_longer"),
     ("rays_stature", "rays"),
     ("rays_stature", "full_stature"),
     ("full_distances", "full"),

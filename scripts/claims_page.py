@@ -61,9 +61,10 @@ def verdict(changes: list[dict], trainings: int, longer: dict | None, unequal: b
     return "confirmed here" if confirmed else "refuted here"
 
 
-def more_passes(measured: dict, data_set: str) -> dict | None:
-    """The change of PA-MPJPE that more passes bring the full model."""
-    return measured.get("full_long", {}).get(data_set, {}).get("change", {}).get("pa_mpjpe")
+def more_passes(measured: dict, data_set: str, row: str = "full") -> dict | None:
+    """The change of PA-MPJPE that twice the passes of a row bring the full model."""
+    more = "full_longer" if tables.base_of(row) == "full_long" else "full_long"
+    return measured.get(more, {}).get(data_set, {}).get("change", {}).get("pa_mpjpe")
 
 
 def most_passes(measured: dict, row: str, data_set: str) -> str:
@@ -93,8 +94,7 @@ def table(measured: dict, data: str) -> list[dict]:
                 change = changes[0]
                 ours, interval = f"{change['mean']:+.1f}", f"{change['low']:+.1f} to {change['high']:+.1f}"
                 trainings = min(found["trainings"], measured[tables.base_of(tried)][data_set]["trainings"])
-                longer = None if tried != row else more_passes(measured, data_set)
-                said = verdict(changes, trainings, longer, row in UNEQUAL)
+                said = verdict(changes, trainings, more_passes(measured, data_set, tried), row in UNEQUAL)
             rows.append(
                 {
                     "claim": claim,
@@ -164,25 +164,26 @@ def main():
     if about:
         # These profiles are there for a part of them; the other page names what was not run.
         claims = [row for row in claims if row["verdict"] != "not run here"]
-    learning = [
-        f"by {-change['mean']:.1f} mm ({-change['high']:.1f} to {-change['low']:.1f}) on {title}"
-        for data_set, title in TITLES.items()
-        if (change := more_passes(found, data_set)) and change["high"] < 0
-    ]
+    learning, again = (
+        [
+            f"by {-change['mean']:.1f} mm ({-change['high']:.1f} to {-change['low']:.1f}) on {title}"
+            for data_set, title in TITLES.items()
+            if (change := more_passes(found, data_set, row)) and change["high"] < 0
+        ]
+        for row in ("full", "full_longer")
+    )
     page = ROOT / "docs" / name
     page.write_text(
         "\n".join(
             [
                 f"# {title}\n",
                 *([about] if about else []),
-                made
-                + " Trainings of each row: "
-                + ", ".join(f"{name} {count}" for name, count in counts.items())
-                + "."
-                + (CHANGES if claims else "")
-                + " Intervals are 95 % bootstraps over test people and trainings"
-                + (f"; with fewer than {FEWEST} trainings nothing is decided.\n" if claims else ".\n"),
+                (CHANGES if claims else "")
+                + "Intervals are 95 % bootstraps over test people and trainings"
+                + (f"; with fewer than {FEWEST} trainings nothing is decided." if claims else ".")
+                + " What made the numbers stands [at the end](#how-it-was-measured).\n",
                 *([LEARNING.format(" and ".join(learning)) + (JUDGED if claims else "")] if learning else []),
+                *([AGAIN.format(counts["full_longer"], " and ".join(again))] if again else []),
                 *([FRAMES] if learning and UNEQUAL & found.keys() else []),
                 *([markdown(claims)] if claims else []),
                 "## Errors of each row\n",
@@ -193,6 +194,9 @@ def main():
                 + "\n",
                 markdown(errors(found, bool(claims))),
                 *([BEYOND] if claims else []),
+                "## How it was measured\n",
+                f"{made}\n",
+                f"Trainings of each row: {', '.join(f'{name} {count}' for name, count in counts.items())}.\n",
             ]
         )
     )
@@ -201,6 +205,7 @@ def main():
 
 # What a row's name, or a part of it, says.
 ROWS = {
+    "full_longer": "`full_longer`: on four times the passes; its change is from `full_long`.",
     "rays": "`rays`: this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too.",
     "_stature": "`_stature`: told how tall each test person is, as the labels say.",
     "_distances": "`_distances`: with those that the heatmap network gives.",
@@ -208,9 +213,9 @@ ROWS = {
     "half reaches back to a frame in which its heatmap showed it.",
 }
 CHANGES = (
-    " The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the lower body, how "
+    "The change is how much larger PA-MPJPE is when the row lacks what the claim praises; for the lower body, how "
     "much more its MPJPE changes than the upper body's (to be confirmed, it must also be larger itself); for unseen "
-    "joints, their MPJPE."
+    "joints, their MPJPE. "
 )
 HIDDEN = """On people whose limbs are hidden for long: in about half of each sequence's time, in training and in test,
 legs are behind a tray, arms behind the back, or there is no light (`render.hidden_stretches`). Here context over time
@@ -228,6 +233,9 @@ PAGES = {
 }
 LEARNING = """**On the single passes the full model was still learning**: on twice as many (`full_long`) its PA-MPJPE
 falls {}. A row that errs less may only have learned faster.
+"""
+AGAIN = """On twice as many again (`full_longer`, trainings: {}) it falls {} further.
+What holds where it ends, no row says.
 """
 JUDGED = """So claims are judged by the rows on twice the passes where there are enough of those (`_long`), nothing else
 is refuted here, and what is confirmed holds for the passes it had.

@@ -88,6 +88,8 @@ CHANGES = {
     "rays_distances_long": lambda settings: _long(_rays(settings, distances=True), 4),
     # Tables 4 and 5 again: whether a row is worse, or only behind.
     **{f"{row}_long": lambda settings: _long(settings, 2) for row in ABLATIONS},
+    # As many passes as `rays_long`.
+    "full_longer": lambda settings: _long(settings, 4),
 }
 # Rows that read the heatmaps of a network trained with this loss (Table 6), or from scratch.
 LOSSES = {"heatmap_mse": "mse", "heatmap_bce": "bce", "heatmap_scratch": "scratch"}
