@@ -43,10 +43,11 @@ def _results(path, digest_of, digest):
 
 
 def _of_real_frames(real):
-    """25 marked joints: how many are found, by the heatmaps and by the poses projected back."""
+    """Which share of the marked joints is found, by the heatmaps and by the poses projected back."""
+    totals = {r["joints of"]: r for r in real["rows"] if r["group"] == "all"} if real else {}
     rows = []
     for what, label in (("heatmaps", "heatmaps"), ("3D, projected", "3D poses, projected back")):
-        total = next((r for r in real["rows"] if (r["joints of"], r["group"]) == (what, "all")), None) if real else None
+        total = totals.get(what)
         shares = {f"within {px} px of 1024": f"{total[f'PCK at {px} px']:.2f}" if total else NONE for px in (64, 32)}
         rows.append({"joints of": label, "marked": total["marked"] if total else "–"} | shares)
     return rows
@@ -77,6 +78,7 @@ def _of_rendered_people(rendered):
 
 
 def _of_speed(speed, model):
+    """How fast the model is, and how large its files are."""
     rates = {t["what"]: t["measured"] for t in speed["targets"]} if speed else {}
     parts = {r["part"]: r["median (ms)"] for r in speed["rows"]} if speed else {}
     measured = {

@@ -45,14 +45,23 @@ def root(tmp_path):
         ],
     }
     (tmp_path / "benchmarks/results/live.json").write_text(json.dumps(live))
+    harder = {"set": "SceneEgo-like", "MPJPE (mm)": "60.0 (50.0 to 70.0)", "its change, MPJPE": "+10.0 (+5.0 to +15.0)"}
+    harder |= {"PA-MPJPE (mm)": "45.0 (40.0 to 50.0)", "its change, PA-MPJPE": "+4.0 (+1.0 to +7.0)"}
+    hard = {
+        "settings": {"model_sha256": digest},
+        "rows": [harder | {"kind": kind} for kind in ("plain", "hidden stretches")],
+    }
+    (tmp_path / "benchmarks/results/hard.json").write_text(json.dumps(hard))
     return tmp_path
 
 
 def test_figures_are_those_that_were_measured(root):
     found = figures(root)
-    real, rendered, speed = (
-        next(rows for what, rows in found.items() if part in what) for part in ("Real", "Rendered", "Speed")
+    real, rendered, hard, speed = (
+        next(rows for what, rows in found.items() if part in what) for part in ("Real", "Rendered", "harder", "Speed")
     )
+    changes = ["60.0 (50.0 to 70.0)", "+10.0 (+5.0 to +15.0)", "45.0 (40.0 to 50.0)", "+4.0 (+1.0 to +7.0)"]
+    assert [list(row.values()) for row in hard] == [["SceneEgo-like", "hidden stretches", *changes]]
     assert [list(row.values()) for row in real] == [
         ["heatmaps", 25, "0.96", "0.50"], ["3D poses, projected back", 25, "0.96", "0.50"]
     ]  # fmt: skip
@@ -77,7 +86,9 @@ def test_what_is_not_measured_is_said(tmp_path):
     assert text.count(NONE) == 2 * 2 + 4 + 3 and "not packed yet" in text
 
 
-@pytest.mark.parametrize("name", [f"benchmarks/results/{name}.json" for name in ("rendered", "real_frames", "live")])
+@pytest.mark.parametrize(
+    "name", [f"benchmarks/results/{name}.json" for name in ("rendered", "hard", "real_frames", "live")]
+)
 def test_figures_of_another_model_are_refused(root, name):
     text = (root / name).read_text()
     (root / name).write_text(text.replace(file_digest(root / RELEASED), "0" * 16))
