@@ -212,7 +212,7 @@ class WindowSettings:
     step: a window takes every step-th frame of the video (1: all), and stride counts those.
     """
 
-    length: _number(int, ge=2)
+    length: Count
     stride: Count
     step: Count
     max_gap: Count
@@ -241,10 +241,11 @@ class DecoderSettings:
     motion stream. Of "rays" alone: turn_degrees, hidden_share, mirror are what training windows are changed into
     (rays.Augmentation), smoothing the width of the filter that its joints go through, in the window's frames, min_peak
     the value that one of a frame's maps must reach for it to be looked at, train_length the frames of the windows that
-    it is trained on, as many more of which make a step (0: those of window.length, which it is tested on), flip_test
-    whether poses are means of those of the rays and of their mirror image. stature: of the wearer: not asked for;
-    estimated unless it is told, for which half of the training windows are (rays alone); or given, in training and test
-    alike (agego_lib/stature.py). distances: whether it reads those of the heatmap network.
+    it is trained on, as many more of which make a step (0: those of window.length, which it is tested on; 1: without
+    attention over time, so that frames meet in the filter and in the stature alone), flip_test whether poses are means
+    of those of the rays and of their mirror image. stature: of the wearer: not asked for; estimated unless it is told,
+    for which half of the training windows are (rays alone); or given, in training and test alike
+    (agego_lib/stature.py). distances: whether it reads those of the heatmap network.
     Of "paper" alone: norm_first, embedding (of the heatmaps: Eq. 2's small CNN, or models.LimbEmbedding), input_scale,
     memory_joint_embedding and start_at_mean_pose.
     """
@@ -291,8 +292,8 @@ class EvaluateSettings:
 RowName = Literal[
     "no_cross_attention", "no_motion", "no_spatial", "window_half", "window_double", "joint_embedding", "sceneego_only",
     "limb_embedding", "full_long", "no_cross_attention_long", "no_motion_long", "no_spatial_long", "full_longer",
-    "rays", "rays_long", "rays_motion", "rays_plain", "full_stature", "rays_stature", "full_distances",
-    "rays_distances", "rays_distances_long",
+    "rays", "rays_long", "rays_motion", "rays_one_frame", "rays_one_frame_long", "rays_plain",
+    "full_stature", "rays_stature", "full_distances", "rays_distances", "rays_distances_long",
 ]  # fmt: skip
 
 
@@ -368,6 +369,8 @@ def _fits_together(s):
     """`s`, the settings of a file, or the error of the first that does not go with the others."""
     paper = s.decoder.kind == "paper"
     rules = [
+        # Of those that are tested; decoder.train_length may ask for shorter ones in training.
+        ("window.length", s.window.length > 1, "a whole number at least 2"),
         ("window.stride", s.window.stride <= s.window.length, f"at most window.length ({s.window.length})"),
         ("heatmap.pos_weight", s.heatmap.loss == "bce" or s.heatmap.pos_weight == 1, "1, as heatmap.loss is mse"),
         ("ablation.seeds", s.seed not in s.ablation.seeds, f"seeds other than seed ({s.seed})"),
@@ -375,6 +378,11 @@ def _fits_together(s):
         ("motion.heads", 384 % s.motion.heads == 0, "a divisor of 384, the width that the heads share"),
         ("decoder.heads", 128 % s.decoder.heads == 0, "a divisor of 128, the width that the heads share"),
         ("motion.local_blocks", s.motion.local_blocks <= s.motion.depth, f"at most motion.depth ({s.motion.depth})"),
+        (
+            "loss.lambda_velocity",
+            paper or s.decoder.train_length != 1 or not s.loss.lambda_velocity,
+            "0, as decoder.train_length is 1: one frame has no velocity",
+        ),
         ("decoder.kind", paper or s.prepare.crop == "fovea", "paper, unless prepare.crop is fovea"),
         (
             "decoder.stature",

@@ -8,7 +8,15 @@ import numpy as np
 
 from agego_lib import datasets
 from agego_lib.datasets.features import open_features
-from agego_lib.evaluation import HEADLINE, bootstrap_interval, by_need, load_poses, sequence_errors, unseen_for
+from agego_lib.evaluation import (
+    HEADLINE,
+    bootstrap_interval,
+    by_need,
+    load_poses,
+    sequence_errors,
+    unseen_for,
+    unseen_parts,
+)
 from agego_lib.evaluation.complexity import full_cost
 from agego_lib.files import read_json
 from agego_lib.heatmaps import decode_heatmaps
@@ -135,6 +143,8 @@ def tables(settings):
                 "limb_embedding": "the paper's decoder, EgoTAP's embedding in place of Eq. 2's",
                 "rays": "rays and time in its place",
                 "rays_long": "the same, trained on four times the passes",
+                "rays_one_frame": "no attention over time; its change is from rays and time",
+                "rays_one_frame_long": "the same, trained on four times the passes, as its change",
                 "rays_motion": "rays and time with the motion stream, not mirrored",
                 "rays_plain": "rays and time without any augmentation",
                 "rays_stature": "rays and time, told the wearer's stature",
@@ -237,9 +247,22 @@ def _values(errors, metric):
     return errors.distance[where], [int(part.sum()) for part in np.split(where, np.cumsum(errors.lengths)[:-1])]
 
 
+def by_unseen(results, name, data_set):
+    """MPJPE of joints by how long they have not been seen, mm, mean over a run's trainings -> {part: mm}, of the parts
+    that there are; empty where the data do not say what is hidden."""
+    found = list(_of_each(results, name, data_set).values())
+    unseen = getattr(found[0], "unseen", None)
+    if unseen is None:
+        return {}
+    parts = {"in sight": unseen == 0, **unseen_parts(unseen)}
+    return {p: float(np.mean([e.distance[where].mean() for e in found])) for p, where in parts.items() if where.any()}
+
+
 def base_of(name):
     """The run that another is set against: the full model, on twice the passes for rows of Tables 4 and 5 on those, and
-    for itself on twice as many again."""
+    for itself on twice as many again; the decoder of rays for itself without attention over time."""
+    if name.startswith("rays_one_frame"):
+        return name.replace("_one_frame", "")
     longer = {f"{row}_long" for row in paper.ABLATIONS if row != "full"} | {"full_longer"}
     return "full_long" if name in longer else "full"
 
@@ -386,8 +409,8 @@ def methods_table(results, root, settings, facts=None):
 
 # What a part of a method is worth (EgoPW's differs from Mo2Cap2's in its labels and in training on both sets at once),
 # the best of those that see one frame beside the decoder that sees windows, what is left of its lead where the paper's
-# decoder does without its cross-attention, what more passes are worth to it, and what knowing the stature is, and
-# distances of the heatmap network.
+# decoder does without its cross-attention, and where it does without attention over time, what more passes are worth to
+# it, and what knowing the stature is, and distances of the heatmap network.
 PAIRS = (
     ("baseline_sceneego_true_depth", "baseline_sceneego"),
     ("baseline_egopw", "baseline_egopw_one_view"),
@@ -398,7 +421,11 @@ PAIRS = (
     ("baseline_egowholemocap", "rays"),
     ("baseline_egotap", "rays"),
     ("rays", "no_cross_attention"),
+    ("rays_one_frame", "full"),
+    ("baseline_egowholemocap", "rays_one_frame"),
     ("rays_long", "rays"),
+    ("rays_one_frame_long", "rays_one_frame"),
+    ("rays_one_frame_long", "full_longer"),
     ("rays_long", "full_longer"),
     ("rays_stature", "rays"),
     ("rays_stature", "full_stature"),
@@ -453,10 +480,10 @@ def seed_table(results, ablation, seed):
 def measured(results):
     """Every run's errors and how far they are from those of `base_of` it, for metrics/ablations.json.
 
-    -> {run: {data set: {"<measure>_mm": mean over its trainings, "trainings": how many, "change": {measure:
-    {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the data know and the acceleration error, which
-    has no change; the interval is `bootstrap_interval`'s over people and trainings. A repetition is no run of its own
-    here.
+    -> {run: {data set: {"<measure>_mm": mean over its trainings, "unseen_mm": `by_unseen` where it is known,
+    "trainings": how many, "change": {measure: {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the
+    data know and the acceleration error, which has no change; the interval is `bootstrap_interval`'s over people and
+    trainings. A repetition is no run of its own here.
     """
     out = {}
     for name, sets in results.items():
@@ -470,6 +497,8 @@ def measured(results):
             found = _of_each(results, name, data_set).values()
             if all("acceleration_mm" in errors.whole for errors in found):
                 entry["acceleration_mm"] = round(float(np.mean([e.whole["acceleration_mm"] for e in found])), 2)
+            if parts := by_unseen(results, name, data_set):
+                entry["unseen_mm"] = {part: round(mm, 2) for part, mm in parts.items()}
             out[name][data_set] = entry | {"trainings": len(found)}
             if name != "full" and base_of(name) in results:
                 found = {m: mean_change(results, name, data_set, m) for m in values}

@@ -24,6 +24,11 @@ CLAIMS = (
     ("Motion features help (Tables 4 and 5)", "no_motion", ("pa_mpjpe",)),
     ("Motion helps the lower body most (Fig. 4)", "no_motion", ("lower_less_upper", "lower")),
     ("Motion helps where a joint has not been seen for over 32 frames (Sec. 1)", "no_motion", ("long_unseen",)),
+    (
+        "Context over time helps where a joint has not been seen for over 32 frames (Sec. 1): the decoder of rays",
+        "rays_one_frame",
+        ("long_unseen",),
+    ),
     ("Heatmap features help (Tables 4 and 5)", "no_spatial", ("pa_mpjpe",)),
     ("Cross-attention helps (Tables 4 and 5)", "no_cross_attention", ("pa_mpjpe",)),
     ("Heatmaps trained by BCE beat those by MSE (Table 6)", "heatmap_mse", ("pa_mpjpe",)),
@@ -45,7 +50,7 @@ PAPERS = {
 def verdict(changes: list[dict], trainings: int, longer: dict | None, unequal: bool = False) -> str:
     """What intervals of "how much worse without", mm, say of a claim: all must leave zero out to confirm it, one to
     refute it. longer: the change that more passes than theirs bring the full model, which must not be a fall beyond
-    chance for that; None where nobody tried them. unequal: of a row of UNEQUAL, so that it must not be one to confirm
+    chance for that; None where that is not known. unequal: of a row of UNEQUAL, so that it must not be one to confirm
     the claim either."""
     if trainings < FEWEST:
         return "undecided here: one training"
@@ -55,22 +60,27 @@ def verdict(changes: list[dict], trainings: int, longer: dict | None, unequal: b
     if not confirmed and not any(change["high"] < 0 for change in changes):
         return "undecided here"
     if longer is None:
-        return "undecided here: more passes were not tried"
+        return "undecided here: too few trainings on more passes"
     if longer["high"] < 0:
         return "undecided here: the full model was still learning"
     return "confirmed here" if confirmed else "refuted here"
 
 
 def more_passes(measured: dict, data_set: str, row: str = "full") -> dict | None:
-    """The change of PA-MPJPE that twice the passes of a row bring the full model."""
-    more = "full_longer" if row.endswith("_long") else "full_long"
-    return measured.get(more, {}).get(data_set, {}).get("change", {}).get("pa_mpjpe")
+    """The change of PA-MPJPE that twice the passes of a row bring the full model; None where that was not tried, or too
+    seldom to say that it has learned all."""
+    if tables.base_of(row) not in ("full", "full_long"):
+        return None
+    more = measured.get("full_longer" if row.endswith("_long") else "full_long", {}).get(data_set, {})
+    change = more.get("change", {}).get("pa_mpjpe")
+    return None if change and change["high"] >= 0 and more["trainings"] < FEWEST else change
 
 
 def most_passes(measured: dict, row: str, data_set: str) -> str:
-    """The row, or it on more passes where it and the full model had those often enough for a verdict."""
-    pair = [measured.get(name, {}).get(data_set, {}).get("trainings", 0) for name in (f"{row}_long", "full_long")]
-    return f"{row}_long" if min(pair) >= FEWEST else row
+    """The row, or it on more passes where it and what it is set against had those often enough for a verdict."""
+    longer = f"{row}_long"
+    pair = [measured.get(name, {}).get(data_set, {}).get("trainings", 0) for name in (longer, tables.base_of(longer))]
+    return longer if min(pair) >= FEWEST else row
 
 
 def table(measured: dict, data: str) -> list[dict]:
@@ -138,6 +148,16 @@ def errors(measured: dict, claims: bool) -> list[dict]:
     ]
 
 
+def by_unseen(measured: dict) -> list[dict]:
+    """metrics/ablations.json -> the MPJPE of each row and data set by how long joints have not been seen."""
+    return [
+        {"row": row, "tested on": title, **found[data_set]["unseen_mm"]}
+        for row, found in measured.items()
+        for data_set, title in TITLES.items()
+        if found.get(data_set, {}).get("unseen_mm")
+    ]
+
+
 def told(run: dict, settings: params.Settings) -> str:
     """What made the rows of one working copy, in words, from metrics/evaluation.run.json."""
     return (
@@ -187,12 +207,13 @@ def main():
                 *([FRAMES] if learning and UNEQUAL & found.keys() else []),
                 *([markdown(claims)] if claims else []),
                 "## Errors of each row\n",
-                "mm, means of its trainings; in brackets the 95 % interval of the change from the full model (of "
-                "Tables 4 and 5 on twice the passes: from `full_long`); the "
-                "acceleration error in mm a frame squared."
+                "mm, means of its trainings; in brackets the 95 % interval of the change from the full model"
+                + (" (of Tables 4 and 5 on twice the passes: from `full_long`)" if "full_long" in found else "")
+                + "; the acceleration error in mm a frame squared."
                 + "".join(f" {note}" for part, note in ROWS.items() if any(part in name for name in found))
                 + "\n",
                 markdown(errors(found, bool(claims))),
+                *([UNSEEN, markdown(rows)] if about and claims and (rows := by_unseen(found)) else []),
                 *([BEYOND] if claims else []),
                 "## How it was measured\n",
                 f"{made}\n",
@@ -207,6 +228,9 @@ def main():
 ROWS = {
     "full_longer": "`full_longer`: on four times the passes; its change is from `full_long`.",
     "rays": "`rays`: this suite's decoder (`decoder.kind: rays`), which looks at windows of frames too.",
+    "rays_one_frame": "`rays_one_frame`: the same without attention over time, so that frames meet in its filter "
+    "alone; its change is from `rays`.",
+    "rays_one_frame_long": "`rays_one_frame_long`: its change is from `rays_long`.",
     "_stature": "`_stature`: told how tall each test person is, as the labels say.",
     "_distances": "`_distances`: with those that the heatmap network gives.",
     "window_adaptive": "`window_adaptive`: nothing trained; each joint from the shortest of the three windows of which "
@@ -219,7 +243,8 @@ CHANGES = (
 )
 HIDDEN = """On people whose limbs are hidden for long: in about half of each sequence's time, in training and in test,
 legs are behind a tray, arms behind the back, or there is no light (`render.hidden_stretches`). Here context over time
-has something to recover. The same claims on the plain data: [claims.md](claims.md).
+has something to recover. All rows had twice the passes that single ones have in [claims.md](claims.md), where the
+same claims stand on the plain data.
 """
 DISTANCES = """What both decoders gain where the heatmap network says, beside where each joint is seen, how far away it
 is (`heatmap.distances`, `decoder.distances`; agego_lib/models/heatmap.py): from the same maps and features, `full` and
@@ -243,6 +268,10 @@ is refuted here, and what is confirmed holds for the passes it had.
 FRAMES = """Of other windows, and of the transfer, nothing is confirmed either while it learns: in as many passes, T =
 32 learns from more frames and T = 128 from fewer, as a sequence holds more short windows than long ones; SceneEgo alone
 has fewer than both sets.
+"""
+UNSEEN = """## By how long a joint has not been seen
+
+MPJPE, mm, means of the trainings; `reports/05_ablations.ipynb` has it as a figure.
 """
 BEYOND = """## What these data cannot say
 

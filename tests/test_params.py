@@ -369,6 +369,13 @@ def test_settings_that_do_not_go_together(raw):
     refused(changed(raw, "window.stride", raw["window"]["length"] + 1), "window.stride", raw["window"]["length"] + 1)
     params.from_dict(changed(raw, "window.stride", raw["window"]["length"]))
     refused(changed(raw, "motion.local_blocks", raw["motion"]["depth"] + 1), "motion.local_blocks")
+    one = {
+        **raw,
+        "decoder": raw["decoder"] | {"kind": "rays", "train_length": 1},
+        "ablation": raw["ablation"] | {"rows": []},
+    }
+    params.from_dict(one)
+    refused(changed(one, "loss.lambda_velocity", 1.0), "loss.lambda_velocity", 1.0)
     # The heatmap network's encoder is a ResNet-18.
     raw = changed(raw, "visual.init", "heatmap_encoder")
     refused(changed(raw, "visual.backbone", "resnet50"), "visual.backbone", "resnet50")

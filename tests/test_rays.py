@@ -44,8 +44,19 @@ def decoder(**options):
     made = RayDecoder(mean, dim=32, layers=2, heads=2, motion_dim=8, **options).eval()
     torch.nn.init.normal_(made.head[-1].weight, std=0.1)  # as after some training
     for block in made.blocks:
-        torch.nn.init.normal_(block.distance)
+        if block.farthest:
+            torch.nn.init.normal_(block.distance)
     return made
+
+
+def test_trained_on_single_frames_it_attends_to_no_other():
+    made = decoder(use_motion=False, train_length=1)
+    tokens, _ = random_tokens(frames=6)
+    alone = torch.cat([made(tokens[:, [t]]) for t in range(6)], dim=1)
+    torch.testing.assert_close(made(tokens), alone)
+    assert not any("time" in name or "distance" in name for name in made.state_dict())
+    whole = decoder(use_motion=False)
+    assert (whole(tokens) - torch.cat([whole(tokens[:, [t]]) for t in range(6)], dim=1)).abs().max() > 1e-3
 
 
 def test_frames_far_apart_count_alike_where_short_windows_are_trained_on():

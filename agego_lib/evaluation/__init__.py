@@ -10,6 +10,7 @@ from agego_lib.evaluation.errors import (
     sequence_errors,
     unlabelled,
     unseen_for,
+    unseen_parts,
 )
 from agego_lib.evaluation.manifest import write_metrics
 from agego_lib.evaluation.predictions import by_need, load_poses, predict_split, save_poses
@@ -28,5 +29,6 @@ __all__ = [
     "sequence_errors",
     "unlabelled",
     "unseen_for",
+    "unseen_parts",
     "write_metrics",
 ]

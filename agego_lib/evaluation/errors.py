@@ -175,6 +175,12 @@ def _unseen(sequence):
 UNSEEN = ((8, "up to 8 frames"), (32, "9 to 32 frames"), (np.inf, "longer"))
 
 
+def unseen_parts(unseen: Int64[np.ndarray, "F 15"]) -> dict[str, Bool[np.ndarray, "F 15"]]:
+    """`unseen_for` of joints -> which of them have not been seen for how long, by the names of UNSEEN."""
+    bounds = [0, *(most for most, _ in UNSEEN)]
+    return {part: (unseen > least) & (unseen <= most) for (most, part), least in zip(UNSEEN, bounds, strict=False)}
+
+
 def error_groups(errors: PoseErrors, sequences) -> list[dict]:
     """Mean errors of parts of a split: by body half, by visibility where known, and how long it has lasted, by action
     where known.
@@ -193,10 +199,7 @@ def error_groups(errors: PoseErrors, sequences) -> list[dict]:
         hidden = np.concatenate([s.hidden for s in sequences])
         chosen |= {("visibility", "hidden from view"): inside & hidden, ("visibility", "in sight"): inside & ~hidden}
         ages = np.concatenate([_unseen(s) for s in sequences])
-        lowest = 0
-        for most, part in UNSEEN:
-            chosen["unseen for", part] = (ages > lowest) & (ages <= most)
-            lowest = most
+        chosen |= {("unseen for", part): where for part, where in unseen_parts(ages).items()}
     actions = np.array([a or "" for s in sequences for a in s.actions or [None] * len(s)])
     chosen |= {("action", str(a)): (actions == a)[:, None] for a in np.unique(actions) if a}
     rows = []

@@ -160,14 +160,17 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention over the joints of each frame, over the frames of each joint, and a feed-forward part."""
+    """Attention over the joints of each frame, over the frames of each joint (unless farthest is 0), and a
+    feed-forward part."""
 
     def __init__(self, dim, heads, dropout, farthest):
         super().__init__()
-        self.space, self.time = _Attention(dim, heads, dropout), _Attention(dim, heads, dropout)
-        # How much each head heeds a frame so many frames away.
-        self.distance = nn.Parameter(torch.zeros(heads, 2 * farthest + 1))
+        self.space = _Attention(dim, heads, dropout)
         self.farthest = farthest
+        if farthest:
+            self.time = _Attention(dim, heads, dropout)
+            # How much each head heeds a frame so many frames away.
+            self.distance = nn.Parameter(torch.zeros(heads, 2 * farthest + 1))
         self.forward_part = nn.Sequential(
             nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
         )
@@ -175,6 +178,8 @@ class _Block(nn.Module):
     def forward(self, x, mask):
         batch, frames, tokens, _ = x.shape
         x = self.space(x.flatten(0, 1)).unflatten(0, (batch, frames))
+        if not self.farthest:
+            return x + self.forward_part(x)
         at = torch.arange(frames, device=x.device)
         apart = (at[None] - at[:, None]).clamp(-self.farthest, self.farthest) + self.farthest
         bias = self.distance[:, apart][None]
@@ -230,11 +235,11 @@ class RayDecoder(nn.Module):
     ray is the joint's mean distance times a factor; the other place is its mean place and an offset.
     output_mean: the training split's mean pose, metres. use_motion: whether each frame has a token of the motion
     stream beside its joints'. train_length: frames of the windows that it is trained on, 0: of whole ones; frames
-    further apart than it often sees there count as equally far. stature: of the wearer: "none" where it is not asked
-    for, "estimated" where the decoder estimates it, the same for a whole window, unless it is told, "given" where it
-    must be told. smoothing: the width of `smoothed`, through which all joints go, in the window's frames; 0: none.
-    min_peak: frames of which no map reaches this value, such as dark ones, are not attended to, and their joints lie
-    `between` those of others; 0: none.
+    further apart than it often sees there count as equally far; 1: it has no attention over time. stature: of the
+    wearer: "none" where it is not asked for, "estimated" where the decoder estimates it, the same for a whole window,
+    unless it is told, "given" where it must be told. smoothing: the width of `smoothed`, through which all joints go,
+    in the window's frames; 0: none. min_peak: frames of which no map reaches this value, such as dark ones, are not
+    attended to, and their joints lie `between` those of others; 0: none.
     distances: whether tokens end with one. flip_test: whether poses are, outside of training, the means of those of the
     tokens and of their mirror image, turned back (motion features have none: ValueError). temporal: that it reads whole
     windows of tokens, so that live prediction must keep them.
@@ -270,7 +275,7 @@ class RayDecoder(nn.Module):
         self.joint_embedding = nn.Parameter(0.02 * torch.randn(NUM_JOINTS, dim))
         if use_motion:
             self.motion_projection = nn.Linear(motion_dim, dim)
-        farthest = 3 * train_length // 4 or FARTHEST
+        farthest = {0: FARTHEST, 1: 0}.get(train_length, 3 * train_length // 4)
         self.blocks = nn.ModuleList(_Block(dim, heads, dropout, farthest) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 5))
         # It starts half-way between the mean pose and each ray at the mean distance.

@@ -36,11 +36,12 @@ def _rays(settings, **other):
     # A step then sees four times as many sequences, from which it learns more.
     train_length = 16 if settings.window.length > 16 else 0
     new = {"kind": "rays", "use_motion": False, "turn_degrees": 4.0, "hidden_share": 0.05, "mirror": True}
-    new |= {"stature": "estimated", "flip_test": False} | other
+    new |= {"train_length": train_length, "stature": "estimated", "flip_test": False} | other
     return replace(
         settings,
-        decoder=replace(settings.decoder, layers=4, smoothing=smoothing, train_length=train_length, **new),
-        loss=replace(settings.loss, lambda_velocity=2.0),
+        decoder=replace(settings.decoder, layers=4, smoothing=smoothing, **new),
+        # One frame has no velocity.
+        loss=replace(settings.loss, lambda_velocity=0.0 if new["train_length"] == 1 else 2.0),
     )
 
 
@@ -78,6 +79,9 @@ CHANGES = {
     "rays_motion": lambda settings: _rays(settings, use_motion=True, mirror=False),
     # Four times: about half of the time that the full model takes for its own passes.
     "rays_long": lambda settings: _long(_rays(settings), 4),
+    # Without attention over time, from as many frames a step, each seen about as often.
+    "rays_one_frame": lambda settings: _long(_rays(settings, train_length=1), 2),
+    "rays_one_frame_long": lambda settings: _long(_rays(settings, train_length=1), 8),
     "rays_plain": lambda settings: _rays(settings, turn_degrees=0.0, hidden_share=0.0, mirror=False),
     # Both decoders told how tall the wearer is.
     "rays_stature": lambda settings: _rays(settings, stature="given"),
