@@ -214,6 +214,8 @@ def parts_in_short(study, data):
         "full": "full model", "no_cross_attention": "no cross-attention", "no_motion": "no motion stream",
         "no_spatial": "no spatial stream", **tables(study.settings)["parts, longer"][0],
         "rays": "decoder of rays, this suite's", "rays_long": "the same, four times the passes",
+        "rays_one_frame": "decoder of rays, no attention over time",
+        "rays_one_frame_long": "the same, four times the passes",
         "rays_stature": "decoder of rays, told the stature", "full_stature": "full model, told the stature",
     }  # fmt: skip
     rows = []
