@@ -272,7 +272,7 @@ has fewer than both sets.
 UNSEEN = """## By how long a joint has not been seen
 
 MPJPE, mm, means of the trainings; `reports/05_ablations.ipynb` has it as a figure. Compare rows, not columns: of
-what is not seen for longest, half is neck and hips, which the wearer's own body mostly hides.
+what is not seen for longest, two fifths are neck and hips, which the wearer's own body mostly hides.
 """
 BEYOND = """## What these data cannot say
 
