@@ -18,6 +18,7 @@ from agego_lib.evaluation import (
     unseen_parts,
 )
 from agego_lib.evaluation.complexity import full_cost
+from agego_lib.evaluation.errors import UNSEEN
 from agego_lib.files import read_json
 from agego_lib.heatmaps import decode_heatmaps
 from agego_lib.training.rows import plan
@@ -29,6 +30,8 @@ SEEN = 0.3  # what a joint's heatmap must reach somewhere for it to count as see
 # Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
 # have not been seen for more than LONG frames.
 MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
+# And, where the data say what is hidden, of joints by how long they have not been seen.
+PARTS = ("in sight", *(part for _, part in UNSEEN))
 # Table 7's runs and how long their windows are, as shares of the full model's; and what `by_need` takes from them.
 WINDOWS, ADAPTIVE = {"window_half": 0.5, "full": 1, "window_double": 2}, "window_adaptive"
 
@@ -241,21 +244,20 @@ def _values(errors, metric):
     if isinstance(errors, Remembered):
         counts = errors.counts.get(metric, [0] * len(errors.people))
         return np.repeat(errors.means.get(metric, [0.0] * len(counts)), counts), counts
-    if metric != "long_unseen":
+    if metric != "long_unseen" and metric not in PARTS:
         return getattr(errors, metric), errors.lengths
-    where = np.zeros(errors.distance.shape, bool) if errors.unseen is None else errors.unseen > LONG
+    where = np.zeros(errors.distance.shape, bool)
+    if errors.unseen is not None:
+        parts = {"in sight": errors.unseen == 0, "long_unseen": errors.unseen > LONG, **unseen_parts(errors.unseen)}
+        where = parts[metric]
     return errors.distance[where], [int(part.sum()) for part in np.split(where, np.cumsum(errors.lengths)[:-1])]
 
 
 def by_unseen(results, name, data_set):
-    """MPJPE of joints by how long they have not been seen, mm, mean over a run's trainings -> {part: mm}, of the parts
-    that there are; empty where the data do not say what is hidden."""
-    found = list(_of_each(results, name, data_set).values())
-    unseen = getattr(found[0], "unseen", None)
-    if unseen is None:
-        return {}
-    parts = {"in sight": unseen == 0, **unseen_parts(unseen)}
-    return {p: float(np.mean([e.distance[where].mean() for e in found])) for p, where in parts.items() if where.any()}
+    """MPJPE of joints by how long they have not been seen, mm, mean over a run's trainings -> {part: mm}, of PARTS that
+    there are; empty where the data do not say what is hidden."""
+    found = {part: trainings(results, name, data_set, part) for part in PARTS}
+    return {part: float(values.mean()) for part, values in found.items() if values.size}
 
 
 def base_of(name):
@@ -481,9 +483,9 @@ def measured(results):
     """Every run's errors and how far they are from those of `base_of` it, for metrics/ablations.json.
 
     -> {run: {data set: {"<measure>_mm": mean over its trainings, "unseen_mm": `by_unseen` where it is known,
-    "trainings": how many, "change": {measure: {"mean", "low", "high"}}}}}; the measures are those of MEASURES that the
-    data know and the acceleration error, which has no change; the interval is `bootstrap_interval`'s over people and
-    trainings. A repetition is no run of its own here.
+    "trainings": how many, "change": {measure: {"mean", "low", "high"}}, "unseen_change": the same of its parts}}}; the
+    measures are those of MEASURES that the data know and the acceleration error, which has no change; the interval is
+    `bootstrap_interval`'s over people and trainings. A repetition is no run of its own here.
     """
     out = {}
     for name, sets in results.items():
@@ -501,11 +503,11 @@ def measured(results):
                 entry["unseen_mm"] = {part: round(mm, 2) for part, mm in parts.items()}
             out[name][data_set] = entry | {"trainings": len(found)}
             if name != "full" and base_of(name) in results:
-                found = {m: mean_change(results, name, data_set, m) for m in values}
                 keys = ("mean", "low", "high")
-                out[name][data_set]["change"] = {
-                    m: {key: round(v, 2) for key, v in zip(keys, numbers, strict=True)} for m, numbers in found.items()
-                }
+                for key, measures in (("change", values), ("unseen_change", parts)):
+                    found = {m: mean_change(results, name, data_set, m) for m in measures}
+                    told = {m: {k: round(v, 2) for k, v in zip(keys, n, strict=True)} for m, n in found.items()}
+                    out[name][data_set] |= {key: told} if told else {}
     return out
 
 

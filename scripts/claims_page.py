@@ -149,12 +149,18 @@ def errors(measured: dict, claims: bool) -> list[dict]:
 
 
 def by_unseen(measured: dict) -> list[dict]:
-    """metrics/ablations.json -> the MPJPE of each row and data set by how long joints have not been seen."""
+    """metrics/ablations.json -> the MPJPE of each row and data set by how long joints have not been seen, and its
+    change with its interval."""
+
+    def cell(found, part, mm):
+        change = found.get("unseen_change", {}).get(part)
+        return f"{mm:.1f}" + (" ({mean:+.1f}; {low:+.1f} to {high:+.1f})".format_map(change) if change else "")
+
     return [
-        {"row": row, "tested on": title, **found[data_set]["unseen_mm"]}
+        {"row": row, "tested on": title, **{part: cell(found[data_set], part, mm) for part, mm in parts.items()}}
         for row, found in measured.items()
         for data_set, title in TITLES.items()
-        if found.get(data_set, {}).get("unseen_mm")
+        if (parts := found.get(data_set, {}).get("unseen_mm"))
     ]
 
 
@@ -271,8 +277,9 @@ has fewer than both sets.
 """
 UNSEEN = """## By how long a joint has not been seen
 
-MPJPE, mm, means of the trainings; `reports/05_ablations.ipynb` has it as a figure. Compare rows, not columns: of
-what is not seen for longest, two fifths are neck and hips, which the wearer's own body mostly hides.
+MPJPE, mm, means of the trainings, and in brackets its change, from the same rows as above; `reports/05_ablations.ipynb`
+has it as a figure. Compare rows, not columns: of what is not seen for longest, two fifths are neck and hips, which the
+wearer's own body mostly hides.
 """
 BEYOND = """## What these data cannot say
 

@@ -547,6 +547,9 @@ def test_measured_against_the_errors(tests, written, tmp_path, settings):
         np.concatenate([np.delete(joints, 3, axis=1).ravel(), joints[[0, 5, 6, 7, 8], 3]]).mean(), abs=0.006
     )
     assert set(told["unseen_mm"]) == {"in sight", "up to 8 frames", "longer"}  # no joint for 9 to 32
+    apart = joints[1:3, 3] - found["full"]["egopw"].distance[1:3, 3]
+    assert told["unseen_change"]["up to 8 frames"]["mean"] == pytest.approx(apart.mean(), abs=0.006)
+    assert told["unseen_change"]["longer"] == told["change"]["long_unseen"]
     both = [found[name]["egopw"].distance[3:5, 3].mean() for name in ("full", "full-3")]
     assert results.measured(found)["full"]["egopw"]["unseen_mm"]["longer"] == pytest.approx(np.mean(both), abs=0.006)
     # Every joint of a run is off by the same, and so is every person.
@@ -628,7 +631,10 @@ def test_claims_are_judged_by_their_intervals():
     ]  # fmt: skip
     assert errors[1]["and its change"] == "+5.0 (+4.0 to +6.0)"
     rows["no_motion"]["egopw"]["unseen_mm"] = {"in sight": 90.0, "longer": 120.0}
-    assert page.by_unseen(rows) == [{"row": "no_motion", "tested on": "EgoPW", "in sight": 90.0, "longer": 120.0}]
+    rows["no_motion"]["egopw"]["unseen_change"] = {"longer": {"mean": 4.0, "low": -1.0, "high": 9.0}}
+    assert page.by_unseen(rows) == [
+        {"row": "no_motion", "tested on": "EgoPW", "in sight": "90.0", "longer": "120.0 (+4.0; -1.0 to +9.0)"}
+    ]
 
 
 def working_copy(root, settings, runs):
