@@ -25,12 +25,11 @@ from agego_lib.training.rows import plan
 from agego_view import paper
 
 REPEATED = re.compile(r"-\d+$")  # the end of a name: the same row from another seed
-LONG = 32  # frames
 SEEN = 0.3  # what a joint's heatmap must reach somewhere for it to count as seen, where the truth has no say
 # Errors that runs are compared by in metrics/ablations.json: properties of PoseErrors, and the error of joints that
-# have not been seen for more than LONG frames.
+# have not been seen for longest.
 MEASURES = (*HEADLINE, "upper", "lower", "lower_less_upper", "long_unseen")
-# And, where the data say what is hidden, of joints by how long they have not been seen.
+# And, where the data say what is hidden, of joints by how long they have not been seen; the last is "long_unseen".
 PARTS = ("in sight", *(part for _, part in UNSEEN))
 # Table 7's runs and how long their windows are, as shares of the full model's; and what `by_need` takes from them.
 WINDOWS, ADAPTIVE = {"window_half": 0.5, "full": 1, "window_double": 2}, "window_adaptive"
@@ -240,16 +239,18 @@ def _of_each(results, name, data_set):
 
 
 def _values(errors, metric):
-    """-> (an error, how many of its numbers are of each sequence); the metric is one of MEASURES."""
+    """-> (an error, how many of its numbers are of each sequence); the metric is one of MEASURES or PARTS."""
     if isinstance(errors, Remembered):
         counts = errors.counts.get(metric, [0] * len(errors.people))
         return np.repeat(errors.means.get(metric, [0.0] * len(counts)), counts), counts
     if metric != "long_unseen" and metric not in PARTS:
         return getattr(errors, metric), errors.lengths
-    where = np.zeros(errors.distance.shape, bool)
-    if errors.unseen is not None:
-        parts = {"in sight": errors.unseen == 0, "long_unseen": errors.unseen > LONG, **unseen_parts(errors.unseen)}
-        where = parts[metric]
+    if errors.unseen is None:
+        where = np.zeros(errors.distance.shape, bool)
+    elif metric == "in sight":
+        where = errors.unseen == 0
+    else:
+        where = unseen_parts(errors.unseen)[PARTS[-1] if metric == "long_unseen" else metric]
     return errors.distance[where], [int(part.sum()) for part in np.split(where, np.cumsum(errors.lengths)[:-1])]
 
 
