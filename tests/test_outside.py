@@ -288,6 +288,25 @@ def test_the_outside_camera_is_found_where_poses_are_known(takes, seen):
     np.testing.assert_allclose(places[20], (0, 0, 3), atol=1e-3)
 
 
+def test_frames_without_a_solution_get_their_neighbours_camera(takes, seen):
+    """Of joints seen in one place PnP makes an error, and of some pictures nothing; neither may end the run."""
+    (take, joints), (arrays, turn, place) = takes[0], seen[0]
+    clean = outside.project(joints, turn, place, arrays["intrinsics"])[0].astype(np.float32)
+    exact = arrays | {"joints_2d": clean, "confidence": np.ones((60, 15), np.float32)}
+    true_turns = np.einsum("ji,tjk->tik", turn, take.camera_turns)
+    observed = _Observed(Frames([takes[0]], [(exact,)]), True)
+    rng, found = np.random.default_rng(0), np.arange(15) < 6
+    pictures = (rng.normal(size=(6, 2)) for _ in range(100_000))
+    pose = take.joints[30, found].astype(np.float32).astype(np.float64)
+    unsolved = next(p for p in pictures if not cv2.solvePnP(pose, p, np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)[0])
+    observed.seen, observed.weight = observed.seen.double(), observed.weight.clone()
+    observed.seen[20] = observed.seen[20, :1]
+    observed.seen[30, found], observed.weight[30, ~found] = torch.from_numpy(unsolved), 0
+    turns = camera_turns(torch.from_numpy(take.joints).float(), observed).numpy()
+    cosine = (np.einsum("tij,tij->t", turns, true_turns) - 1) / 2
+    assert np.degrees(np.arccos(cosine.clip(-1, 1)))[[20, 30]].max() < 12
+
+
 def test_triples_across_a_hole_are_not_smoothed():
     numbers = np.array([4, 5, 6, 9, 10, 11, 12])
     wild = Wild(np.ones((7, 15, 3), np.float32), numbers, None)

@@ -120,7 +120,10 @@ def robust(squares):
 
 
 def camera_turns(poses: Float[Tensor, "N 15 3"], observed) -> Float[Tensor, "N 3 3"]:
-    """First turns of the outside camera against the head's: those of each frame by itself (PnP), averaged over time."""
+    """First turns of the outside camera against the head's: those of each frame by itself (PnP), averaged over time.
+
+    Frames of which PnP finds none, such as those whose joints are seen in one place, count for nothing there.
+    """
     turns, known = np.tile(np.eye(3), (len(poses), 1, 1)), np.zeros(len(poses))
     for i, (pose, seen, weight) in enumerate(
         zip(poses.double().numpy(), observed.seen.double().numpy(), observed.weight.numpy(), strict=True)
@@ -128,9 +131,14 @@ def camera_turns(poses: Float[Tensor, "N 15 3"], observed) -> Float[Tensor, "N 3
         found = weight > 0
         if found.sum() < 6:
             continue
-        done, turn, place = cv2.solvePnP(pose[found], seen[found], np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)
+        try:
+            done, turn, place = cv2.solvePnP(pose[found], seen[found], np.eye(3), None, flags=cv2.SOLVEPNP_SQPNP)
+        except cv2.error:  # its words for points that are too near to each other
+            continue
+        if not done:
+            continue
         turn = cv2.Rodrigues(turn)[0]
-        if done and (pose @ turn.T + place.T)[:, 2].min() > 0.3:
+        if (pose @ turn.T + place.T)[:, 2].min() > 0.3:
             turns[i], known[i] = turn, weight.sum()
     turns, known = torch.from_numpy(turns), torch.from_numpy(known)
     around = torch.arange(-AROUND, AROUND + 1)
