@@ -267,19 +267,28 @@ def test_labels_of_two_views_are_better_and_never_read_the_truth(takes, seen, mo
         np.testing.assert_array_equal(a, b)
 
 
+def exactly_seen(take, joints, arrays, turn, place):
+    """The outside camera's picture without errors, and its true turns against the head's."""
+    clean = outside.project(joints, turn, place, arrays["intrinsics"])[0].astype(np.float32)
+    exact = arrays | {"joints_2d": clean, "confidence": np.ones((60, 15), np.float32)}
+    return exact, np.einsum("ji,tjk->tik", turn, take.camera_turns)
+
+
+def degrees_apart(turns, others):
+    cosine = (np.einsum("tij,tij->t", turns, others) - 1) / 2
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
 def test_the_outside_camera_is_found_where_poses_are_known(takes, seen):
     """Without errors in its picture, and with a swap and holes: turns to a few degrees, places to millimetres."""
     (take, joints), (arrays, turn, place) = takes[0], seen[0]
-    exact = arrays | {"joints_2d": outside.project(joints, turn, place, arrays["intrinsics"])[0].astype(np.float32)}
-    exact["confidence"] = np.ones((60, 15), np.float32)
+    exact, true_turns = exactly_seen(take, joints, arrays, turn, place)
     exact["confidence"][20] = 0
     swapped = exact["joints_2d"].copy()
     swapped[40, 1:7] = exact["joints_2d"][40, [4, 5, 6, 1, 2, 3]]
     observed = _Observed(Frames([takes[0]], [(exact | {"joints_2d": swapped},)]), True)
-    true_turns = np.einsum("ji,tjk->tik", turn, take.camera_turns)
     found = camera_turns(torch.from_numpy(take.joints).float(), observed).numpy()
-    cosine = (np.einsum("tij,tij->t", found, true_turns) - 1) / 2
-    assert np.degrees(np.arccos(cosine.clip(-1, 1))).max() < 12
+    assert degrees_apart(found, true_turns).max() < 12
     clean = _Observed(Frames([takes[0]], [(exact,)]), True)
     turned = torch.from_numpy(np.einsum("tij,tnj->tni", true_turns, take.joints)).float()
     places = camera_places(turned, clean).numpy()
@@ -291,9 +300,7 @@ def test_the_outside_camera_is_found_where_poses_are_known(takes, seen):
 def test_frames_without_a_solution_get_their_neighbours_camera(takes, seen):
     """Of joints seen in one place PnP makes an error, and of some pictures nothing; neither may end the run."""
     (take, joints), (arrays, turn, place) = takes[0], seen[0]
-    clean = outside.project(joints, turn, place, arrays["intrinsics"])[0].astype(np.float32)
-    exact = arrays | {"joints_2d": clean, "confidence": np.ones((60, 15), np.float32)}
-    true_turns = np.einsum("ji,tjk->tik", turn, take.camera_turns)
+    exact, true_turns = exactly_seen(take, joints, arrays, turn, place)
     observed = _Observed(Frames([takes[0]], [(exact,)]), True)
     rng, found = np.random.default_rng(0), np.arange(15) < 6
     pictures = (rng.normal(size=(6, 2)) for _ in range(100_000))
@@ -303,8 +310,7 @@ def test_frames_without_a_solution_get_their_neighbours_camera(takes, seen):
     observed.seen[20] = observed.seen[20, :1]
     observed.seen[30, found], observed.weight[30, ~found] = torch.from_numpy(unsolved), 0
     turns = camera_turns(torch.from_numpy(take.joints).float(), observed).numpy()
-    cosine = (np.einsum("tij,tij->t", turns, true_turns) - 1) / 2
-    assert np.degrees(np.arccos(cosine.clip(-1, 1)))[[20, 30]].max() < 12
+    assert degrees_apart(turns, true_turns)[[20, 30]].max() < 12
 
 
 def test_triples_across_a_hole_are_not_smoothed():
