@@ -23,7 +23,8 @@ tables: .venv/installed
 	python scripts/configure.py tables=all
 	python scripts/pipeline.py
 
-# The model that comes with the project, from nothing but data/: this working copy runs that profile then.
+# A model like the one that comes with the project, from nothing but data/: the first of that one's nine rounds
+# (docs/model-card.md). This working copy runs its profile then.
 release: .venv/installed
 	dvc pull data.dvc
 	python scripts/configure.py dataset=synthetic profile=release
